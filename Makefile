@@ -1,0 +1,54 @@
+# Every target does its own set-up. `make serve` and `make test` need only Python >= 3.11, make and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup serve test test-all lint type bench fuzz docs lock format clean
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.venv/.ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "confide needs Python 3.11 or newer; say PYTHON=/path/to/python3.11 make ..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: .venv/.ready  ## build .venv from the hash-locked requirements
+
+serve: setup  ## run the service with the embedded model (ARGS="--port 9000")
+	$(BIN)/confide serve $(ARGS)
+
+test: setup  ## the tests that a change must pass (ARGS="-k receipts")
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-all: setup  ## those and the long ones
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## ruff (format and check) and the layering contract
+	$(BIN)/ruff format --check src tests bench fuzz
+	$(BIN)/ruff check src tests bench fuzz
+	$(BIN)/lint-imports --no-cache
+
+type: setup  ## mypy, strict
+	$(BIN)/mypy
+
+format: setup  ## rewrite in the house's format
+	$(BIN)/ruff format src tests bench fuzz
+	$(BIN)/ruff check --fix src tests bench fuzz
+
+bench: setup  ## the budgets, as ratios to a floor measured in the same run
+	$(BIN)/python -m bench $(ARGS)
+
+fuzz: setup  ## coverage-guided fuzzing of every parser (SECONDS=300)
+	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
+docs: setup  ## check the documents: commands run, --help matches, links resolve
+	$(BIN)/python -m pytest tests/docs $(ARGS)
+
+lock:  ## rewrite requirements/*.txt: releases a week old, hashes, no registry named
+	$(PYTHON) requirements/lock.py
+
+clean:  ## remove what set-up and tests made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,41 @@
+"""Rewrite the lock files: hashes for every file, releases at least a week old, no registry named.
+
+The official SDK under test is exempt from the wait: the tests promise the current release.
+"""
+
+import datetime
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+WAIT = datetime.timedelta(days=7)
+NO_WAIT = ("openai",)
+
+
+def main() -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    with tempfile.TemporaryDirectory() as scratch:
+        venv.create(scratch, with_pip=True)
+        python = Path(scratch, "bin", "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
+        for name in ("runtime", "dev"):
+            compile_lock(python.with_name("uv"), name, today)
+
+
+def compile_lock(uv: Path, name: str, today: datetime.date) -> None:
+    command = [
+        *(uv, "pip", "compile", "--quiet", "--upgrade", "--universal", "--python-version", "3.11", "--generate-hashes"),
+        *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
+        *("--exclude-newer", str(today - WAIT)),
+    ]
+    for package in NO_WAIT:
+        command += ["--exclude-newer-package", f"{package}={today + datetime.timedelta(days=1)}"]
+    command += [f"{name}.in", "--output-file", f"{name}.txt"]
+    subprocess.run(command, check=True, cwd=HERE, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
