@@ -81,7 +81,7 @@ class Pricing(Section):
     completion: str = "0"
 
 
-class Model(Section):
+class Model(Section, kw_only=True):
     """`[[model]]`: one id that clients may ask for."""
 
     id: ModelId
@@ -215,6 +215,4 @@ def check(config: Config) -> None:
                 raise ConfigError(f"[[model]] {name}: the same id or alias is given twice")
             seen.add(name)
         if ("image" in model.modalities) != (model.projector is not None):
-            raise ConfigError(
-                f'[[model]] {model.id}: modality "image" and projector go together; got only one of them'
-            )
+            raise ConfigError(f'[[model]] {model.id}: modality "image" and projector go together; got only one of them')
