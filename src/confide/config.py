@@ -27,7 +27,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the file. Unknown keys are refused."""
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     """`[server]`: where it listens and what it accepts."""
 
     host: str = "127.0.0.1"
@@ -40,13 +40,13 @@ class Server(Section):
     remote_images: bool = False
 
 
-class Attester(Section):
+class Attester(Section, frozen=True):
     """`[attester]`: who produces evidence."""
 
     kind: Literal["auto", "simulated"] = "auto"
 
 
-class Store(Section):
+class Store(Section, frozen=True):
     """`[store]`: where proofs and keys are kept. `url` None means a file under CONFIDE_HOME."""
 
     url: Annotated[str, msgspec.Meta(pattern=r"^sqlite:///.+$")] | None = None
@@ -55,7 +55,7 @@ class Store(Section):
     synchronous: Literal["normal", "full"] = "normal"
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """`[limits]`: what one service takes on at a time."""
 
     queue: Annotated[int, msgspec.Meta(ge=0)] = 32  # requests waiting for a slot
@@ -65,7 +65,7 @@ class Limits(Section):
     idle_timeout_s: Seconds = 60.0
 
 
-class Engine(Section):
+class Engine(Section, frozen=True):
     """`[engine]`: the embedded engine."""
 
     slots: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
@@ -74,14 +74,14 @@ class Engine(Section):
     batch: Annotated[int, msgspec.Meta(ge=16, le=2048)] = 64  # tokens a step; bounds how long a cancelled prefill runs
 
 
-class Pricing(Section):
+class Pricing(Section, frozen=True):
     """Decimal strings: the price of one token (wire contract 3.1)."""
 
     prompt: str = "0"
     completion: str = "0"
 
 
-class Model(Section, kw_only=True):
+class Model(Section, frozen=True, kw_only=True):
     """`[[model]]`: one id that clients may ask for."""
 
     id: ModelId
