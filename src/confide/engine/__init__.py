@@ -1,0 +1,1 @@
+"""The embedded engine: its weights and where they come from, and the child process that runs them."""

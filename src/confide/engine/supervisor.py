@@ -1,0 +1,158 @@
+"""Starts the engine's child process, waits until it serves, and starts it again with back-off when it dies.
+
+On entry to `endpoint` the engine has answered that it is ready. While it is down, callers get NotReady (503) with the
+seconds until the next try. What this does not do: requests. They go through upstream/channel.py to `address`.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from confide.engine.worker import Settings
+from confide.errors import ConfigError, NotReady
+from confide.telemetry.logs import Log
+
+LOAD_TIMEOUT_S = 180.0
+BACKOFF_FIRST_S = 0.25
+BACKOFF_MOST_S = 30.0
+STEADY_S = 60.0  # an engine that lived this long starts again without back-off
+SOCKET_PATH_MOST = 100  # bytes; sun_path holds 108 on Linux, 104 on macOS
+
+
+class EngineLoadFailed(ConfigError):
+    """The child process could not load the model."""
+
+
+class Supervisor:
+    """One model in one child process."""
+
+    def __init__(self, settings: Settings, *, before_start: Callable[[], None], log: Log) -> None:
+        """`before_start` runs in a thread before each start and raises when the weights are not what was recorded."""
+        self.settings = settings
+        self.restarts = 0
+        self._before_start = before_start
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._ready = False
+        self._next_try = 0.0
+        self._stopping = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._ready else None
+
+    def check_ready(self) -> None:
+        """Raise NotReady, with the seconds until the next start, unless the engine serves."""
+        if not self._ready:
+            wait = max(1, round(self._next_try - asyncio.get_running_loop().time()))
+            raise NotReady("the model is loading; try again shortly", retry_after_s=wait)
+
+    async def start(self) -> None:
+        """Load the model once; raises what `before_start` raises, or EngineLoadFailed. Then keep it alive."""
+        await self._launch()
+        self._keeper = asyncio.create_task(self._keep(), name="engine-keeper")
+
+    async def stop(self) -> None:
+        """End the child process; it is gone when this returns."""
+        self._stopping = True
+        self._ready = False
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        await self._end_process()
+
+    async def _launch(self) -> None:
+        await asyncio.to_thread(self._before_start)
+        self._process = process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "confide.engine.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=worker_environment(),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(msgspec.json.encode(self.settings) + b"\n")
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                await process.stdin.drain()
+                line = await process.stdout.readline()
+        except (TimeoutError, ConnectionError):
+            line = b""
+        if line.strip() != b"ready":
+            await self._end_process()
+            raise EngineLoadFailed(
+                f"the engine could not load the model: {line.decode(errors='replace').strip() or 'it ended at once'}",
+                remedy="Run `confide doctor`; if the weights are whole, try less context or fewer slots in [engine].",
+            )
+        self._ready = True
+        self._log.write("engine.ready", restarts=self.restarts)
+
+    async def _keep(self) -> None:
+        """Wait for the child's end, start it again; back off while it does not last."""
+        loop = asyncio.get_running_loop()
+        delay = BACKOFF_FIRST_S
+        while not self._stopping:
+            assert self._process is not None
+            began = loop.time()
+            status = await self._process.wait()
+            self._ready = False
+            self._log.write("engine.exited", exit_status=status)
+            if loop.time() - began > STEADY_S:
+                delay = BACKOFF_FIRST_S
+            while not self._ready:
+                self._next_try = loop.time() + delay
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, BACKOFF_MOST_S)
+                self.restarts += 1
+                try:
+                    await self._launch()
+                except (ConfigError, OSError) as error:
+                    self._log.write("engine.start_failed", error=type(error).__name__)
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()  # it holds nothing that must be written
+        await process.wait()
+
+
+def worker_environment() -> dict[str, str]:
+    """The child gets no settings and no keys by environment, and its threads sleep instead of spinning."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("CONFIDE_")}
+    return {**keep, "OMP_WAIT_POLICY": "passive"}
+
+
+def socket_directory(home: Path) -> Path:
+    """A directory 0700 for the engine's socket: below `home`, or a fresh temporary one where that path is too long."""
+    directory = home / "run"
+    if len(os.fsencode(directory)) > SOCKET_PATH_MOST - 24:
+        return Path(tempfile.mkdtemp(prefix="confide-"))
+    directory.mkdir(mode=0o700, exist_ok=True)
+    directory.chmod(0o700)
+    return directory
+
+
+def new_api_key() -> str:
+    """The key between gateway and engine; lives as long as the service."""
+    return secrets.token_urlsafe(32)
+
+
+def default_threads(cores: int | None) -> int:
+    """One core is left to the gateway: OpenMP's barriers collapse when every core is taken."""
+    return max(1, (cores or 1) - 1)

@@ -1,0 +1,53 @@
+"""One JSON object a line on standard error. A field outside ALLOWED is not written: a new field is a reviewed line.
+
+No field may hold a prompt, an answer, a key, a header or a client's own text: ids are ours, models are configured ids.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+import msgspec
+
+ALLOWED = frozenset(
+    {
+        "completion_tokens",
+        "endpoint",
+        "error",
+        "exit_status",
+        "id",
+        "key_id",
+        "model",
+        "ms",
+        "outcome",
+        "prompt_tokens",
+        "reason",
+        "restarts",
+        "simulated",
+        "status",
+        "stream",
+        "wait_ms",
+    }
+)
+Value = str | int | float | bool | None
+
+
+class Log:
+    """Writes events to `stream`; `now` gives Unix seconds."""
+
+    def __init__(self, stream: TextIO | None = None, *, now: Callable[[], float] = time.time) -> None:
+        self._stream = stream
+        self._now = now
+
+    def write(self, event: str, **fields: Value) -> None:
+        """One line; fields outside ALLOWED are dropped."""
+        line = {"at": round(self._now(), 3), "event": event, **keep_allowed(fields)}
+        stream = self._stream if self._stream is not None else sys.stderr
+        stream.write(msgspec.json.encode(line).decode() + "\n")
+        stream.flush()
+
+
+def keep_allowed(fields: dict[str, Value]) -> dict[str, Value]:
+    """The fields that may be written."""
+    return {name: value for name, value in fields.items() if name in ALLOWED}
