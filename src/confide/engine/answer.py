@@ -12,7 +12,35 @@ import msgspec
 
 from confide.engine.grammar import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Adherence
 
-Delta = dict[str, object]
+
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the answer's text."""
+
+    text: str
+
+
+class ReasoningText(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the model's reasoning."""
+
+    text: str
+
+
+class CallOpened(msgspec.Struct, frozen=True, gc=False):
+    """The first delta of a call (wire contract 2.7, order 3). `call`: 0-based."""
+
+    call: int
+    id: str
+    name: str
+
+
+class CallArguments(msgspec.Struct, frozen=True, gc=False):
+    """A further piece of a call's arguments."""
+
+    call: int
+    text: str
+
+
+Delta = Content | ReasoningText | CallOpened | CallArguments
 
 
 class EngineLogprob(msgspec.Struct, frozen=True):
@@ -79,6 +107,7 @@ class Choice:
         *,
         mode: Mode,
         adherence: Adherence | None,
+        must_complete: bool = True,
         new_call_id: Callable[[], str],
         named: str | None = None,
         keep_reasoning: bool = True,
@@ -87,6 +116,7 @@ class Choice:
         self.finish_reason: str | None = None
         self.usage: EngineUsage | None = None
         self._adherence = adherence
+        self._must_complete = must_complete
         self._keep_reasoning = keep_reasoning
         self._reader = reader_for(mode, new_call_id, named)
 
@@ -99,19 +129,22 @@ class Choice:
         given = event.choices[0]
         deltas: list[Delta] = []
         if given.delta.reasoning_content and self._keep_reasoning:
-            deltas.append({"reasoning_content": given.delta.reasoning_content})
+            deltas.append(ReasoningText(given.delta.reasoning_content))
         if given.delta.content:
             if self._adherence is not None and not self._adherence.holds(given.delta.content):
                 raise LeftGrammar
             deltas += self._reader.feed(given.delta.content)
         if given.finish_reason is not None:
-            if given.finish_reason == "stop" and self._adherence is not None and not self._adherence.is_complete:
+            if given.finish_reason == "stop" and self._must_complete and not self._is_complete():
                 raise LeftGrammar
             deltas += self._reader.end()
             self.finish_reason = "tool_calls" if self._reader.has_calls else given.finish_reason
             if given.finish_reason == "length":
                 self.finish_reason = "length"
         return deltas
+
+    def _is_complete(self) -> bool:
+        return self._adherence is None or self._adherence.is_complete
 
 
 class TextReader:
@@ -120,7 +153,7 @@ class TextReader:
     has_calls = False
 
     def feed(self, text: str) -> list[Delta]:
-        return [{"content": text}]
+        return [Content(text)]
 
     def end(self) -> list[Delta]:
         return []
@@ -132,10 +165,10 @@ class ArgumentsReader:
     has_calls = True
 
     def __init__(self, name: str, call_id: str) -> None:
-        self._open: Delta | None = open_call(0, call_id, name)
+        self._open: Delta | None = CallOpened(0, call_id, name)
 
     def feed(self, text: str) -> list[Delta]:
-        return [*self._opened(), more_arguments(0, text)]
+        return [*self._opened(), CallArguments(0, text)]
 
     def end(self) -> list[Delta]:
         return self._opened()
@@ -179,10 +212,10 @@ class CallReader:
         rest, self._buffer = self._buffer, ""
         if self._in_arguments:
             rest = rest.removesuffix(self._closer)
-            return [more_arguments(self._count - 1, rest)] if rest else []
+            return [CallArguments(self._count - 1, rest)] if rest else []
         if self._in_call or not rest:
             return []
-        return [{"content": rest}]
+        return [Content(rest)]
 
     def _next(self) -> list[Delta] | None:
         """The next deltas that the buffer allows, or None when it needs more text."""
@@ -197,10 +230,10 @@ class CallReader:
         if marker:
             self._buffer, self._in_call = rest, True
             text = text if self._count == 0 else ""  # the line feed between two calls is not content
-            return [{"content": text}] if text else []
+            return [Content(text)] if text else []
         keep = overlap(self._buffer, self._opener)
         text, self._buffer = self._buffer[: len(self._buffer) - keep], self._buffer[len(self._buffer) - keep :]
-        return [{"content": text}] if text and self._count == 0 else None
+        return [Content(text)] if text and self._count == 0 else None
 
     def _take_name(self) -> list[Delta] | None:
         head, found, rest = self._buffer.partition(self.NAME_END)
@@ -209,19 +242,19 @@ class CallReader:
         name = json.loads(head.removeprefix('{"name":'))
         self._buffer, self._in_arguments = rest, True
         self._count += 1
-        return [open_call(self._count - 1, self._new_call_id(), name)]
+        return [CallOpened(self._count - 1, self._new_call_id(), name)]
 
     def _take_arguments(self) -> list[Delta] | None:
         if len(self._closer) == 1:  # the call ends with the text: only the last character can be its end
             ready, self._buffer = self._buffer[:-1], self._buffer[-1:]
-            return [more_arguments(self._count - 1, ready)] if ready else None
+            return [CallArguments(self._count - 1, ready)] if ready else None
         ready, found, rest = self._buffer.partition(self._closer)
         if found:
             self._buffer, self._in_arguments, self._in_call = rest, False, False
-            return [more_arguments(self._count - 1, ready)] if ready else []
+            return [CallArguments(self._count - 1, ready)] if ready else []
         keep = overlap(self._buffer, self._closer)
         ready, self._buffer = self._buffer[: len(self._buffer) - keep], self._buffer[len(self._buffer) - keep :]
-        return [more_arguments(self._count - 1, ready)] if ready else None
+        return [CallArguments(self._count - 1, ready)] if ready else None
 
 
 Reader = TextReader | ArgumentsReader | CallReader
@@ -247,25 +280,16 @@ def overlap(text: str, marker: str) -> int:
     return 0
 
 
-def open_call(index: int, call_id: str, name: str) -> Delta:
-    """The first delta of a call (wire contract 2.7, order 3)."""
-    function = {"name": name, "arguments": ""}
-    return {"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}
-
-
-def more_arguments(index: int, text: str) -> Delta:
-    """A further piece of a call's arguments."""
-    return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
-
-
-def public_logprobs(given: EngineLogprobs | None) -> dict[str, object] | None:
-    """OpenAI's shape: the engine's token ids are left out."""
+def public_logprobs(event: EngineEvent) -> list[dict[str, object]] | None:
+    """The event's log probabilities in OpenAI's shape, without the engine's token ids; None when it has none."""
+    given = event.choices[0].logprobs if event.choices else None
     if given is None or given.content is None:
         return None
-    return {"content": [public_logprob(entry, top=True) for entry in given.content], "refusal": None}
+    return [public_logprob(entry, top=True) for entry in given.content]
 
 
 def public_logprob(entry: EngineLogprob, *, top: bool) -> dict[str, object]:
+    """One token: its text, log probability, UTF-8 bytes, and (`top`) the likeliest others."""
     shape: dict[str, object] = {"token": entry.token, "logprob": entry.logprob, "bytes": entry.bytes}
     if top:
         shape["top_logprobs"] = [public_logprob(other, top=False) for other in entry.top_logprobs or []]

@@ -21,13 +21,14 @@ SCHEMA_MOST_BYTES = 64 * 1024
 TOOL_CALL_OPEN = "<tool_call>\n"
 TOOL_CALL_CLOSE = "\n</tool_call>"
 ANY_OBJECT: dict[str, object] = {"type": "object"}
+NO_PARAMETERS: dict[str, object] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 # Refusals of the compiler that name only keywords and formats of the schema language.
 QUOTABLE = ("Unimplemented keys: ", "oneOf constraints are not supported", "look-around")
 
 
 class Function(msgspec.Struct, frozen=True):
-    """A function that may be called: its name, and the schema of its arguments (None: any object)."""
+    """A function that may be called: its name, and the schema of its arguments (None: it has none)."""
 
     name: str
     parameters: dict[str, object] | None
@@ -67,7 +68,7 @@ def call_rules(functions: Sequence[Function]) -> str:
     for i, function in enumerate(functions):
         start = json.dumps(f'{{"name":{json.dumps(function.name)},"arguments":')
         rules.append(f'call_{i}: {start} arguments_{i} "}}"')
-        rules.append(f"arguments_{i}: {embedded(function.parameters or ANY_OBJECT)}")
+        rules.append(f"arguments_{i}: {embedded(function.parameters or NO_PARAMETERS)}")
     return "\n".join(rules) + "\n"
 
 

@@ -1,0 +1,1 @@
+"""Who produces evidence, and the only place where private keys live."""

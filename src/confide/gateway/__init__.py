@@ -1,0 +1,1 @@
+"""The service: one prompt path, its routes, and who may use them."""

@@ -1,0 +1,43 @@
+"""What the service is and whether it can answer: `/`, `/health`, `/health/ready`, `/llms.txt`."""
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+LLMS_TXT = """# Confide
+
+> An OpenAI-compatible inference service that proves what it did.
+
+- POST /v1/chat/completions: chat, buffered or streamed (OpenAI shape)
+- GET /v1/models: the models there are
+- GET /v1/signature/{id}?signing_algo=ecdsa|ed25519: the signature over the SHA-256 of a request and of its response,
+  found by the response `id`
+- GET /v1/attestation/report?nonce=<64 hex digits>: the quote that binds the signing key to the TEE, for your nonce
+- GET /health, GET /health/ready: liveness and readiness
+"""
+
+
+def routes(readiness: Callable[[], str]) -> list[Route]:
+    """The routes of this surface; `readiness` gives ready, starting, draining or degraded."""
+
+    async def root(_: Request) -> Response:
+        return JSONResponse({"service": "confide", "documentation": "/llms.txt"})
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        status = readiness()
+        return JSONResponse({"status": status}, status_code=200 if status == "ready" else 503)
+
+    async def llms(_: Request) -> Response:
+        return PlainTextResponse(LLMS_TXT)
+
+    return [
+        Route("/", root),
+        Route("/health", health),
+        Route("/health/ready", ready),
+        Route("/llms.txt", llms),
+    ]

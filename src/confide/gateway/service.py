@@ -1,0 +1,292 @@
+"""One running service: what is opened at start, in which order, and closed again, whatever happens.
+
+    state lock -> socket -> store, keys -> attester -> weights, engine -> HTTP server -> ready
+    SIGTERM -> draining -> streams end -> server stops -> engine, store, lock released
+
+The socket is bound first and listened on last: a taken port is found before a model is loaded, and nobody connects to
+a service that cannot answer.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from confide.attester.base import Attester
+from confide.attester.selection import open_attester
+from confide.config import Config, Model
+from confide.engine import catalogue, gguf
+from confide.engine.catalogue import Installed
+from confide.engine.shaping import EngineFacts, special_pattern
+from confide.engine.slots import Slots
+from confide.engine.supervisor import Supervisor, default_threads, new_api_key, socket_directory
+from confide.engine.worker import Settings
+from confide.errors import ConfigError
+from confide.gateway.app import Gateway
+from confide.gateway.auth import Authenticator
+from confide.gateway.lifecycle import Lifecycle
+from confide.gateway.models import ModelTable, ServedModel
+from confide.store.base import Store
+from confide.store.lock import lock_state
+from confide.store.sqlite import open_store
+from confide.telemetry.logs import Log
+from confide.upstream.channel import Channel, Timeouts, UnixAddress
+from confide.upstream.kinds.embedded import EmbeddedUpstream
+
+HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
+ENGINE_IDLE_S = 2.0  # llama.cpp closes idle connections after 5 s; ours must be the first to let go
+CHATML_OPEN = "<|im_start|>"
+
+
+class Service(msgspec.Struct, frozen=True):
+    """What a started service tells the one who started it."""
+
+    config: Config
+    url: str
+    attester: Attester
+    models: tuple[ServedModel, ...]
+    store_path: str
+    is_open: bool
+
+
+Announce = Callable[[Service], None]
+
+
+async def serve(config: Config, home: Path, *, announce: Announce, log: Log | None = None) -> None:
+    """Run until SIGTERM or SIGINT. `announce` is called once, when the service can answer.
+
+    Raises ConfigError (a setting, a port, the state), VerificationError (weights that are not the recorded ones).
+    """
+    log = log or Log()
+    async with contextlib.AsyncExitStack() as closing:
+        closing.enter_context(lock_state(home))
+        listener = closing.enter_context(bound_socket(config))
+        store = open_store(config.store.url, home, config.store)
+        closing.push_async_callback(store.close)
+        authenticator = await known_keys(store, config, closing)
+        attester = open_attester(config.attester.kind, home, now=lambda: int(time.time()))
+        models = [
+            await closing.enter_async_context(served(model, config, home, attester, log)) for model in config.model
+        ]
+        lifecycle = Lifecycle()
+        gateway = Gateway(
+            config=config,
+            attester=attester,
+            authenticator=authenticator,
+            models_served=ModelTable(models),
+            store=store,
+            lifecycle=lifecycle,
+            log=log,
+            now=time.time,
+            tls_spki_sha256=spki_sha256(config.server.tls_cert),
+        )
+        service = Service(
+            config=config,
+            url=url_of(config, listener),
+            attester=attester,
+            models=tuple(models),
+            store_path=config.store.url or str(home / "confide.db"),
+            is_open=authenticator.is_open,
+        )
+        await run_server(gateway, config, listener, lifecycle, lambda: announce(service))
+
+
+async def known_keys(store: Store, config: Config, closing: contextlib.AsyncExitStack) -> Authenticator:
+    """The authenticator, kept fresh. Raises ConfigError for an open service on an address that others can reach."""
+    authenticator = Authenticator(store)
+    await authenticator.refresh()
+    if authenticator.is_open and not is_loopback(config.server.host):
+        raise ConfigError(
+            f"[server] host {config.server.host}: anyone who reaches it could use this service, as it has no API key",
+            remedy="Create one with `confide keys create NAME`, or listen on 127.0.0.1.",
+        )
+    watching = asyncio.create_task(authenticator.watch(), name="keys")
+
+    async def stop_watching() -> None:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    closing.push_async_callback(stop_watching)
+    return authenticator
+
+
+@contextlib.asynccontextmanager
+async def served(model: Model, config: Config, home: Path, attester: Attester, log: Log) -> AsyncIterator[ServedModel]:
+    """A configured model, loaded and supervised; unloaded on exit."""
+    installed = catalogue.find(home, model.upstream_model)
+    metadata = gguf.read_metadata(installed.path)
+    context = min(config.engine.context_length, metadata.context_length or config.engine.context_length)
+    directory = socket_directory(home)
+    settings = Settings(
+        model_path=str(installed.path),
+        socket_path=str(directory / f"engine-{os.urandom(4).hex()}.sock"),
+        api_key=new_api_key(),
+        slots=config.engine.slots,
+        context_length=context,
+        batch=config.engine.batch,
+        threads=config.engine.threads or default_threads(os.cpu_count()),
+        template=template_for(installed, metadata),
+        projector_path=model.projector,
+        alias=model.id,
+    )
+    supervisor = Supervisor(settings, before_start=lambda: check_weights(installed), log=log)
+    channel = Channel(
+        UnixAddress(settings.socket_path),
+        timeouts=Timeouts(first_byte_s=config.limits.first_byte_timeout_s, idle_s=config.limits.idle_timeout_s),
+        max_connections=config.engine.slots * 2,
+        idle_expiry_s=ENGINE_IDLE_S,
+    )
+    try:
+        await supervisor.start()
+        upstream = EmbeddedUpstream(
+            channel=channel,
+            supervisor=supervisor,
+            slots=Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s),
+            facts=EngineFacts(special_pattern(metadata.special_tokens), takes_images="image" in model.modalities),
+            api_key=settings.api_key,
+            max_n=config.limits.max_n,
+            context_length=context,
+            description=f"{metadata.name or installed.weights.id}, embedded",
+        )
+        yield ServedModel(model, upstream, created=int(time.time()), is_tee=not attester.simulated)
+    finally:
+        await channel.close()
+        await supervisor.stop()
+
+
+def check_weights(installed: Installed) -> None:
+    """Runs before every start of the engine: flipped bytes load silently and generate garbage."""
+    catalogue.verify_weights(installed)
+
+
+def template_for(installed: Installed, metadata: gguf.GgufMetadata) -> str | None:
+    """Our template where the catalogue says so, or the file brings none and speaks ChatML; else the file's own."""
+    has_own = metadata.chat_template is not None
+    if installed.weights.template == "hermes" or (not has_own and CHATML_OPEN in metadata.special_tokens):
+        return HERMES.read_text()
+    return None
+
+
+async def run_server(
+    gateway: Gateway, config: Config, listener: socket.socket, lifecycle: Lifecycle, announce: Callable[[], None]
+) -> None:
+    """Serve until a signal, then drain (issue of order: not ready first, streams next, the listener last)."""
+    server = Server(
+        uvicorn.Config(
+            gateway,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            ssl_certfile=config.server.tls_cert,
+            ssl_keyfile=config.server.tls_key,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    ending = asyncio.Event()
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    with on_signals((signal.SIGTERM, signal.SIGINT), ending):
+        listening, stopping = asyncio.create_task(server.listening.wait()), asyncio.create_task(ending.wait())
+        await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        if server.listening.is_set():
+            announce()
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await lifecycle.drain(config.server.drain_s)
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+
+class Server(uvicorn.Server):
+    """Uvicorn without its own signal handling: the drain is ours. `listening` is set once it accepts."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def on_signals(signals: Sequence[signal.Signals], event: asyncio.Event) -> Iterator[None]:
+    """Set `event` on the first of `signals`."""
+    loop = asyncio.get_running_loop()
+    for number in signals:
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def bound_socket(config: Config) -> Iterator[socket.socket]:
+    """A socket bound to `[server] host` and `port`. Raises ConfigError when it is taken or not ours."""
+    host, port = config.server.host, config.server.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(
+            f"[server] host {host}: no such address", remedy="Use 127.0.0.1 or one of this machine's."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        yield listener
+    except OSError as error:
+        raise ConfigError(
+            f"[server] port {port} on {host} cannot be used: {error.strerror}",
+            remedy="Stop what uses it, or choose another with `confide serve --port PORT`.",
+        ) from error
+    finally:
+        listener.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def url_of(config: Config, listener: socket.socket) -> str:
+    """What to type to reach the service."""
+    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+    return f"{'https' if config.server.tls_cert else 'http'}://{host}:{listener.getsockname()[1]}"
+
+
+def spki_sha256(certificate: str | None) -> bytes | None:
+    """SHA-256 (32 bytes) of the leaf's SubjectPublicKeyInfo, or None without TLS. Raises ConfigError."""
+    if certificate is None:
+        return None
+    try:
+        leaf = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"[server] tls_cert {certificate}: not a PEM certificate that can be read") from error
+    spki = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(spki)
+    return digest.finalize()

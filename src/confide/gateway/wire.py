@@ -1,0 +1,117 @@
+"""ASGI in our terms: reading a bounded body, writing and hashing an answer, writing an error.
+
+What is hashed is what is handed to the server for the socket, in order, and nothing else (wire contract 5.2).
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from confide.errors import RequestTooLarge, WireError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON = (b"content-type", b"application/json")
+EVENT_STREAM = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+EXPOSED = "X-Receipt-Id, X-ACI-Version, X-ACI-Keyset-Digest, X-E2EE-Applied, X-E2EE-Version, X-E2EE-Algo, Retry-After"
+COMMON: tuple[Header, ...] = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", EXPOSED.encode()),
+    (b"x-content-type-options", b"nosniff"),
+)
+PREFLIGHT: tuple[Header, ...] = (
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"*, Authorization"),
+    (b"access-control-max-age", b"86400"),
+)
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the request was whole."""
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises RequestTooLarge past `limit` bytes, ClientGone when the client left before its end.
+
+    The rest of an upload that is too large is dropped by the server as it arrives; nothing of it is kept.
+    """
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False) and message["type"] == "http.request" and len(body) <= limit:
+        return body
+    parts, size = [body], len(body)
+    while message["type"] == "http.request" and message.get("more_body", False) and size <= limit:
+        message = await receive()
+        part: bytes = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    if size > limit:
+        raise RequestTooLarge(f"the request body is larger than {limit} bytes")
+    return b"".join(parts)
+
+
+class Writer:
+    """Writes one response and hashes its body as it goes out."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._hash = hashlib.sha256()
+        self.is_started = False
+        self.is_ended = False
+        self.status = 0
+        self.sent_bytes = 0
+
+    @property
+    def sha256(self) -> bytes:
+        """32 bytes over the body handed to the socket so far."""
+        return self._hash.digest()
+
+    async def start(self, status: int, headers: tuple[Header, ...]) -> None:
+        """Status and headers; ours that every response carries are added."""
+        self.is_started = True
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *COMMON]})
+
+    def add(self, data: bytes) -> None:
+        """Hash bytes that are about to be written by `write_added` or `end_added`."""
+        self._hash.update(data)
+        self.sent_bytes += len(data)
+
+    async def write(self, data: bytes) -> None:
+        """A part of the body, more to come."""
+        self.add(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes) -> None:
+        """The last part of the body, where no proof covers it."""
+        self.add(data)
+        await self.end_added(data)
+
+    async def end_added(self, data: bytes) -> None:
+        """The last part of the body, hashed before by `add`: its proof is stored by now."""
+        self.is_ended = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+async def write_error(writer: Writer, error: WireError, extra: tuple[Header, ...] = ()) -> None:
+    """The error as a whole response (wire contract 4)."""
+    body = msgspec.json.encode(error.body())
+    headers: list[Header] = [JSON, (b"content-length", str(len(body)).encode()), *extra]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await writer.start(error.status, tuple(headers))
+    await writer.end(body)

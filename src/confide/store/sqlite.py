@@ -1,0 +1,118 @@
+"""The default store: one SQLite file in WAL mode, one writer thread, one reader thread.
+
+Readers never wait for the writer, nor it for them; the event loop waits for neither. Synchronous NORMAL survives a
+crash of the process, FULL also one of the machine (architecture 4, Durability).
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec.structs import astuple
+
+from confide import config
+from confide.errors import NotReady
+from confide.store.base import Keys, Proof
+from confide.store.database import connect, explained, locate, prepare, scalar
+from confide.store.keys import KeyTable, read_keys
+from confide.store.lock import StateLock, lock_state
+from confide.store.writer import COLUMNS, RETRY_AFTER_S, Writer, not_stored
+
+__all__ = ["SqliteStore", "StateLock", "lock_state", "open_store"]
+
+WRITE_TIMEOUT_S = 2.0  # for the moment in which `confide keys` writes; prompts wait behind it
+FIND = f"SELECT {COLUMNS} FROM proofs WHERE chat_id = ? AND expires_at > ? ORDER BY id DESC LIMIT 1"  # noqa: S608
+
+T = TypeVar("T")
+
+
+class SqliteStore(KeyTable):
+    """A `Store` over one file, used by one event loop; `open_store` makes it. Keys can also be changed through it."""
+
+    def __init__(self, path: Path, *, settings: config.Store, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(path, clock=clock)
+        self._reader = connect(path)
+        self._reader.execute("PRAGMA query_only = ON")
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="confide-store-reader")
+        db = connect(path, synchronous=settings.synchronous, timeout_s=WRITE_TIMEOUT_S)
+        self._writer = Writer(db, max_proofs=settings.max_proofs, clock=clock)
+        self._writer.start()
+        self._closed = False
+
+    async def commit(self, proof: Proof) -> None:
+        """Return once the proof is committed; raises NotReady, and nothing was kept, when that fails."""
+        if self._closed:
+            raise not_stored()
+        future = asyncio.get_running_loop().create_future()
+        self._writer.put(astuple(proof), future)
+        await future
+
+    async def proof(self, chat_id: str, *, now: int) -> Proof | None:
+        """The newest proof with this id that has not expired at `now` (Unix seconds), or None."""
+        return await self._read(lambda db: find(db, chat_id, now))
+
+    async def keys(self) -> Keys:
+        """All API keys."""
+        # The version first: a change in between shows as a version that is too old, and is read again.
+        return await self._read(lambda db: Keys(read_version(db), read_keys(db)))
+
+    async def keys_version(self) -> int:
+        """The number that grows with every change to a key."""
+        return await self._read(read_version)
+
+    def note_key_use(self, key_id: str, *, at: int) -> None:
+        """Write `last_used_at` (Unix seconds) at the writer's next occasion, seconds from now."""
+        self._writer.note_key_use(key_id, at)
+
+    async def close(self) -> None:
+        """Finish the commits that were begun, then close the file. Once more does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._writer.stop)
+        await asyncio.to_thread(self._reading.shutdown)
+        self._reader.close()
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise not_readable()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, query, self._reader)
+        except sqlite3.Error as error:
+            raise not_readable() from error
+
+
+def find(db: sqlite3.Connection, chat_id: str, now: int) -> Proof | None:
+    """The row as a Proof. A row that somebody damaged counts as none."""
+    try:
+        row = db.execute(FIND, (chat_id, now)).fetchone()
+        return None if row is None else Proof(**dict(zip(Proof.__struct_fields__, row, strict=True)))
+    except (ValueError, TypeError):  # the former also for an id that is not Unicode
+        return None
+
+
+def read_version(db: sqlite3.Connection) -> int:
+    """`Keys.version`. Raises sqlite3.Error."""
+    return scalar(db, "SELECT value FROM meta WHERE name = 'keys_version'")
+
+
+def not_readable() -> NotReady:
+    """What a client is told: no path, no reason from below."""
+    return NotReady("The service cannot read its store at the moment. Try again later.", retry_after_s=RETRY_AFTER_S)
+
+
+def open_store(
+    url: str | None, home: Path, config: config.Store, *, clock: Callable[[], float] = time.time
+) -> SqliteStore:
+    """Open the store at `url` (None: `confide.db` in `home`), creating it when missing. Raises ConfigError.
+
+    `clock` yields Unix seconds; it decides what has expired.
+    """
+    path = locate(url, home)
+    prepare(path)
+    with explained(path):
+        return SqliteStore(path, settings=config, clock=clock)

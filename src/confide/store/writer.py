@@ -1,0 +1,197 @@
+"""The one thread that writes: group commit.
+
+Theory of operation. `commit` puts a row and a future into the inbox. The thread takes all that waits there, writes it
+with one INSERT statement, which in autocommit mode is one transaction, and then resolves all the futures with one call
+into the event loop. One statement, because SQLite's module gives up the interpreter lock for every statement it runs:
+with a statement a row, a busy event loop makes the thread wait once a row. Between batches the thread deletes what
+expired and notes which keys were used, a small bite at a time.
+
+Exit: a resolved future means a committed row; NotReady means that no row of the batch was kept. Either happens to every
+entry, also when the thread ends.
+"""
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
+from itertools import chain
+
+from confide.errors import NotReady
+from confide.store.base import Proof
+from confide.store.database import transaction
+from confide.store.retention import Retention
+
+MAX_BATCH = 64  # rows in a transaction
+TIDY_ROWS = 128  # half a bite: under load more is deleted than is written
+TIDY_S = 10.0
+PAGES_PER_COMMIT = 3  # the ends of the table and of the index by expiry, and what they hang from
+CHECKPOINT_PAGES = 1000  # 4 MiB; SQLite makes a checkpoint of its own, inside a commit, at twice as many
+RETRY_AFTER_S = 5
+
+COLUMNS = ", ".join(Proof.__struct_fields__)
+ROW = f"({', '.join('?' * len(Proof.__struct_fields__))})"
+NOTE_USE = "UPDATE keys SET last_used_at = max(?, ifnull(last_used_at, 0)) WHERE id = ?"
+
+Row = tuple[object, ...]
+Entry = tuple[Row, asyncio.Future[None]]
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def insert(rows: int) -> str:
+    """The statement for a batch of 1 to MAX_BATCH; the connection keeps each one prepared."""
+    return f"INSERT INTO proofs ({COLUMNS}) VALUES {', '.join([ROW] * rows)}"  # noqa: S608 - constants
+
+
+def not_stored() -> NotReady:
+    """What a client is told: no path, no reason from below."""
+    return NotReady("The service cannot store proofs at the moment. Try again later.", retry_after_s=RETRY_AFTER_S)
+
+
+def resolve(futures: Iterable[asyncio.Future[None]], *, stored: bool) -> None:
+    """Wake everyone who waited for one batch. Runs in the event loop; a future may have been cancelled meanwhile."""
+    for future in futures:
+        if future.done():
+            continue
+        if stored:
+            future.set_result(None)
+        else:
+            future.set_exception(not_stored())
+
+
+class Writer:
+    """Owns `db` from `start` to `stop`. Its futures belong to one event loop, the one that calls `put`."""
+
+    def __init__(self, db: sqlite3.Connection, *, max_proofs: int, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {2 * CHECKPOINT_PAGES}")
+        self._clock = clock
+        self._retention = Retention(db, max_proofs=max_proofs)
+        self._inbox: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._uses: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="confide-store-writer", daemon=True)
+        self._ended = False
+        self._rows_since_tidy = 0
+        self._pages_in_wal = 0
+        self._tidy_at = 0.0  # monotonic seconds; in the past: the first thing to do
+        self._more_to_tidy = False
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def put(self, row: Row, future: asyncio.Future[None]) -> None:
+        """Hand over one row; `future` is resolved when it is committed. Raises NotReady after the end."""
+        self._inbox.put((row, future))
+        if self._ended:  # asked after the put: either the thread's last look finds the entry, or we see the end here
+            raise not_stored()
+
+    def note_key_use(self, key_id: str, at: int) -> None:
+        """Write `last_used_at` at the next occasion."""
+        self._uses.put((at, key_id))
+
+    def stop(self) -> None:
+        """Write what was handed over, then end and close the connection. Blocks; once more does nothing."""
+        self._inbox.put(None)
+        self._thread.join()
+        self._db.close()
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        finally:
+            self._ended = True
+            if left := [entry for entry in self._waiting() if entry]:
+                self._settle(left, stored=False)
+
+    def _step(self) -> bool:
+        """Write one batch, or tidy up; False when it was the last."""
+        batch = self._take()
+        entries = [entry for entry in batch if entry]
+        if entries:
+            self._serve(entries)
+            self._checkpoint_if_due()
+        if len(entries) < len(batch):
+            self._tidy()
+            return False
+        if self._is_tidy_due():
+            self._tidy()
+        return True
+
+    def _take(self) -> list[Entry | None]:
+        """All that waits, up to a batch; nothing when it is time to tidy."""
+        wait_s = 0.0 if self._more_to_tidy else max(0.0, self._tidy_at - time.monotonic())
+        with suppress(queue.Empty):
+            return [self._inbox.get(timeout=wait_s), *self._waiting(MAX_BATCH - 1)]
+        return []
+
+    def _waiting(self, limit: int | None = None) -> list[Entry | None]:
+        count = self._inbox.qsize()  # nobody else takes from the inbox
+        return [self._inbox.get_nowait() for _ in range(count if limit is None else min(count, limit))]
+
+    def _serve(self, entries: list[Entry]) -> None:
+        stored = False
+        try:
+            stored = self._write(entries)
+        finally:  # nobody may wait for ever
+            self._settle(entries, stored=stored)
+
+    def _write(self, entries: list[Entry]) -> bool:
+        """Commit one transaction; False when nothing of it was kept."""
+        try:
+            self._db.execute(insert(len(entries)), tuple(chain.from_iterable(row for row, _ in entries)))
+        except sqlite3.Error as error:
+            logger.warning("%d proofs not stored: %s", len(entries), reason(error))
+            return False
+        self._retention.added(len(entries))
+        self._rows_since_tidy += len(entries)
+        self._pages_in_wal += PAGES_PER_COMMIT + len(entries)  # a random id has a page of its own in the index
+        return True
+
+    def _settle(self, entries: list[Entry], *, stored: bool) -> None:
+        """Answer a batch, in the loop that its futures belong to."""
+        futures = [future for _, future in entries]
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            futures[0].get_loop().call_soon_threadsafe(lambda: resolve(futures, stored=stored))
+
+    def _is_tidy_due(self) -> bool:
+        is_idle_with_work = self._more_to_tidy and self._inbox.empty()
+        return is_idle_with_work or self._rows_since_tidy >= TIDY_ROWS or time.monotonic() >= self._tidy_at
+
+    def _checkpoint_if_due(self) -> None:
+        """Move the WAL into the file when nobody waits for this batch: that waits for the disk, twice."""
+        if self._pages_in_wal < CHECKPOINT_PAGES:
+            return
+        self._pages_in_wal = 0
+        with suppress(sqlite3.Error):  # a full disk: the rows stay in the WAL, where they are durable too
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _tidy(self) -> None:
+        """One bite, after the batch was answered. A failure costs nothing but the time until the next."""
+        self._rows_since_tidy = 0
+        self._tidy_at = time.monotonic() + TIDY_S
+        self._more_to_tidy = False
+        try:
+            self._more_to_tidy = self._retention.bite(int(self._clock()))
+            self._write_uses()
+        except sqlite3.Error as error:
+            logger.warning("old proofs not deleted: %s", reason(error))
+
+    def _write_uses(self) -> None:
+        if self._uses.empty():
+            return
+        uses = [self._uses.get_nowait() for _ in range(self._uses.qsize())]
+        with transaction(self._db):
+            self._db.executemany(NOTE_USE, uses)
+
+
+def reason(error: sqlite3.Error) -> str:
+    """SQLite's name of the error, such as SQLITE_FULL; its text may hold a path."""
+    return getattr(error, "sqlite_errorname", type(error).__name__)

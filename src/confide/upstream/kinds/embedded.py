@@ -1,0 +1,238 @@
+"""The embedded engine as an upstream: one request of the client's becomes one engine request a choice.
+
+Buffered answers are driven in streaming form too: only a stream stops when its socket closes. Whatever way an answer
+ends, the exchange with the engine is aborted in `finally`, which closes the socket at once, and the slot is released.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from confide.engine.answer import Choice, Delta, EngineError, EngineEvent, LeftGrammar
+from confide.engine.grammar import Adherence
+from confide.engine.shaping import SUPPORTED, EngineFacts, Plan, plan
+from confide.engine.slots import Slots
+from confide.engine.supervisor import Supervisor
+from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
+from confide.protocol.chat import ChatRequest, new_tool_call_id
+from confide.protocol.sse import Framer, SseError
+from confide.upstream.base import Head, Tally
+from confide.upstream.channel import Channel, ChannelError, Stalled
+from confide.upstream.kinds.chunks import AnswerParts, ChunkEncoder, usage_document
+
+PATH = b"/v1/chat/completions"
+ERROR_MOST_BYTES = 64 * 1024
+NOT_HELD = "the model could not hold to the requested form; try again, or ask for a simpler one"
+ENDED_EARLY = "the model stopped before the end of its answer; try again"
+
+Steps = AsyncGenerator[tuple[Choice, list[Delta], EngineEvent], None]
+
+decode_event = msgspec.json.Decoder(EngineEvent).decode
+
+
+class EmbeddedUpstream:
+    """Serves one model from a supervised engine over its private socket."""
+
+    supported_parameters = SUPPORTED
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        supervisor: Supervisor,
+        slots: Slots,
+        facts: EngineFacts,
+        api_key: str,
+        max_n: int,
+        context_length: int,
+        description: str,
+    ) -> None:
+        self._channel = channel
+        self._supervisor = supervisor
+        self.slots = slots
+        self._facts = facts
+        self._headers = ((b"authorization", b"Bearer " + api_key.encode()), (b"content-type", b"application/json"))
+        self._max_n = max_n
+        self.context_length = context_length
+        self.description = description
+
+    @property
+    def is_ready(self) -> bool:
+        return self._supervisor.is_ready
+
+    def accept(self, request: ChatRequest, head: Head) -> "EmbeddedAnswer":
+        """Raises InvalidRequest, NotReady while the engine is down, LimitReached when the queue is full."""
+        if request.n > self._max_n:
+            raise InvalidRequest(f"n must be at most {self._max_n} here", param="n")
+        planned = plan(request, self._facts)
+        self._supervisor.check_ready()
+        self.slots.check_room(request.n)
+        return EmbeddedAnswer(self, planned, request, head)
+
+    async def events(self, body: dict[str, object]) -> AsyncGenerator[EngineEvent, None]:
+        """The engine's events for one request, in a slot. Raises WireError; closing it frees the slot at once."""
+        await self.slots.acquire()
+        try:
+            async with aclosing(self._exchange(msgspec.json.encode(body))) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.slots.release()
+
+    async def _exchange(self, body: bytes) -> AsyncGenerator[EngineEvent, None]:
+        self._supervisor.check_ready()  # it may have died while this request waited
+        framer = Framer()
+        try:
+            exchange = await self._channel.send(b"POST", PATH, self._headers, body)
+            try:
+                if exchange.status != 200:
+                    raise refused(await exchange.read_all(ERROR_MOST_BYTES))
+                while data := await exchange.read():
+                    for event in framer.feed(data):
+                        if event.data == b"[DONE]":
+                            continue
+                        yield decode_event(event.data)
+            finally:
+                exchange.abort()
+        except Stalled as error:
+            raise UpstreamTimeout("the model did not answer in time") from error
+        except (ChannelError, SseError, msgspec.DecodeError) as error:
+            raise UpstreamFailed(ENDED_EARLY) from error
+
+
+class EmbeddedAnswer:
+    """One accepted request."""
+
+    def __init__(self, upstream: EmbeddedUpstream, planned: Plan, request: ChatRequest, head: Head) -> None:
+        self._upstream = upstream
+        self._plan = planned
+        self._request = request
+        self._head = head
+
+    async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
+        """The chunks of the event stream, without `[DONE]` (wire contract 2.7)."""
+        encoder = ChunkEncoder(self._head, include_usage=self._request.include_usage)
+        choices = self._choices()
+        async with aclosing(self._all_steps(choices)) as steps:
+            async for choice, deltas, event in steps:
+                data = encoder.encode(choice, deltas, event)
+                if data:
+                    yield data
+        count(choices, tally)
+        if self._request.include_usage:
+            yield encoder.usage(tally)
+
+    async def complete(self, tally: Tally) -> bytes:
+        """The body of the buffered response (wire contract 2.6)."""
+        choices = self._choices()
+        parts = [AnswerParts(choice.index) for choice in choices]
+        async with aclosing(self._all_steps(choices)) as steps:
+            async for choice, deltas, event in steps:
+                parts[choice.index].add(deltas, event)
+        count(choices, tally)
+        finished = [part.document(choice.finish_reason) for part, choice in zip(parts, choices, strict=True)]
+        return msgspec.json.encode(
+            {
+                "id": self._head.id,
+                "object": "chat.completion",
+                "created": self._head.created,
+                "model": self._head.model,
+                "choices": finished,
+                "usage": usage_document(tally),
+            }
+        )
+
+    def _choices(self) -> list[Choice]:
+        planned = self._plan
+        return [
+            Choice(
+                index,
+                mode=planned.mode,
+                adherence=Adherence(planned.grammar) if planned.grammar is not None else None,
+                must_complete=planned.must_complete,
+                new_call_id=lambda: new_tool_call_id(os.urandom(16)),
+                named=planned.named,
+                keep_reasoning=planned.keep_reasoning,
+            )
+            for index in range(len(planned.bodies))
+        ]
+
+    def _all_steps(self, choices: list[Choice]) -> Steps:
+        if len(choices) == 1:
+            return self._steps(choices[0])
+        return self._interleaved(choices)
+
+    async def _steps(self, choice: Choice) -> Steps:
+        """One choice to its end. Raises WireError when the engine ends without saying how, or leaves the grammar."""
+        async with aclosing(self._upstream.events(self._plan.bodies[choice.index])) as events:
+            async for event in events:
+                if event.error is not None:
+                    raise engine_error(event.error)
+                try:
+                    deltas = choice.step(event)
+                except LeftGrammar as error:
+                    raise UpstreamFailed(NOT_HELD) from error
+                yield choice, deltas, event
+        if choice.finish_reason is None:
+            raise UpstreamFailed(ENDED_EARLY)
+
+    async def _interleaved(self, choices: list[Choice]) -> Steps:
+        """Several choices as they come. The first failure ends all; leaving ends all."""
+        queue: asyncio.Queue[tuple[Choice, list[Delta], EngineEvent] | WireError | None] = asyncio.Queue(maxsize=64)
+
+        async def pump(choice: Choice) -> None:
+            try:
+                async for step in self._steps(choice):
+                    await queue.put(step)
+                await queue.put(None)
+            except WireError as error:
+                await queue.put(error)
+
+        pumps = [asyncio.create_task(pump(choice)) for choice in choices]
+        try:
+            running = len(pumps)
+            while running:
+                item = await queue.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, WireError):
+                    raise item
+                else:
+                    yield item
+        finally:
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+
+def count(choices: list[Choice], tally: Tally) -> None:
+    """The prompt once, the generated tokens of every choice."""
+    usages = [choice.usage for choice in choices if choice.usage is not None]
+    tally.prompt_tokens = usages[0].prompt_tokens if usages else 0
+    tally.completion_tokens = sum(usage.completion_tokens for usage in usages)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    error: EngineError = EngineError()
+
+
+def refused(body: bytes) -> WireError:
+    """The engine's error response in our terms; its own text is not passed on."""
+    try:
+        return engine_error(msgspec.json.decode(body, type=Refusal).error)
+    except msgspec.DecodeError:
+        return UpstreamFailed("the model could not take the request")
+
+
+def engine_error(error: EngineError) -> WireError:
+    """Too long a prompt and an image that does not decode are the caller's; the rest is ours (wire contract 4)."""
+    if error.type == "exceed_context_size_error":
+        return InvalidRequest(
+            f"the prompt has {error.n_prompt_tokens} tokens; this model takes {error.n_ctx}", param="messages"
+        )
+    if error.code == 400:
+        return InvalidRequest("the model could not take the request", param="messages")
+    return UpstreamFailed("the model failed while it answered; try again")

@@ -1,0 +1,42 @@
+"""Fixtures that more than one room's tests share."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from confide.engine import catalogue, pull
+from confide.errors import CannotTell
+from weights_server import WeightsServer, serving
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def engine_home() -> Path:
+    """A state directory with SmolLM2 installed and checked; fetched once, kept between runs.
+
+    CONFIDE_TEST_HOME, or `.cache/confide-test-home` in the repository. Tests read from it and change nothing.
+    """
+    home = Path(os.environ.get("CONFIDE_TEST_HOME") or REPOSITORY / ".cache" / "confide-test-home")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (home / ".gitignore").write_text("*\n")
+    try:
+        pull.install(home, catalogue.PINNED[0])
+    except CannotTell as error:
+        pytest.skip(f"the weights are not here and cannot be fetched: {error}")
+    return home
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[[], WeightsServer]]:
+    """Start HTTP servers that hold weights; they stop with the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(serving())
+
+
+@pytest.fixture
+def weights_server(start_server: Callable[[], WeightsServer]) -> WeightsServer:
+    return start_server()

@@ -1,0 +1,47 @@
+"""A client that was told its proof exists finds it after the server was killed (architecture 4, Durability)."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_builders import NOW, opened
+
+COMMIT_AND_TELL = """
+import asyncio, sys
+from pathlib import Path
+from confide import config
+from confide.store import Proof, open_store
+
+async def one(store, name):
+    digest = bytes(32)
+    await store.commit(Proof(chat_id=name, model="m", request_sha256=digest, response_sha256=digest, outcome="complete",
+        credential_sha256=None, created_at=1, expires_at=2**40, seal=digest))
+    print(name, flush=True)
+
+async def main():
+    store = open_store(None, Path(sys.argv[1]), config.Store())
+    for batch in range(100_000):
+        await asyncio.gather(*(one(store, f"{sys.argv[2]}-{batch}-{number}") for number in range(8)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 40])
+async def test_every_proof_that_was_told_of_is_there_after_kill_9(tmp_path: Path, lines: int) -> None:
+    told: set[str] = set()
+    for life in range(10):
+        command = [sys.executable, "-c", COMMIT_AND_TELL, str(tmp_path), str(life)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            told |= {process.stdout.readline().strip() for _ in range(lines)}
+            process.send_signal(signal.SIGKILL)
+            *whole, _cut = process.stdout.read().split("\n")
+            told |= set(whole)
+        assert process.returncode == -signal.SIGKILL
+    assert len(told) >= 10 * lines
+    async with opened(tmp_path) as store:
+        missing = [chat_id for chat_id in told if await store.proof(chat_id, now=NOW) is None]
+    assert missing == []
