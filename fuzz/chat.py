@@ -15,18 +15,19 @@ EVERYTHING = SchemaSupport(keywords=frozenset(KEYWORDS), anchored_patterns_only=
 REQUIRED: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 # A byte picks one: random bytes hardly ever spell a member name, and msgspec gives the fuzzer no coverage to climb.
-MEMBERS = [
-    *ChatBody.__struct_fields__,
-    *"role content type text image_url url detail input_audio data format file tool_calls id tool_call_id".split(),
-    *"function name arguments parameters strict json_schema schema effort enabled exclude include_usage".split(),
-]
+INNER_MEMBERS = """
+role content type text image_url url detail input_audio data format file tool_calls id tool_call_id function name
+arguments parameters strict json_schema schema effort enabled exclude include_usage
+"""
+WORDS = """
+system developer user assistant tool text image_url input_audio file function json_schema json_object
+auto none required low high wav data:image/png;base64, https://a # #/ #/$defs/a #/properties/a/items
+object string array integer ^a$ [ (a{99999999999} \\$ a b
+"""
+MEMBERS = [*ChatBody.__struct_fields__, *INNER_MEMBERS.split()]
 KEYWORD_NAMES = sorted({*KEYWORDS, *ANNOTATIONS, "$anchor", "a"})
-SCALARS: list[object] = [
-    *("system developer user assistant tool text image_url input_audio file function json_schema json_object".split()),
-    *("auto none required low high wav data:image/png;base64, https://a # #/ #/$defs/a #/properties/a/items".split()),
-    *("object string array integer ^a$ [ (a{99999999999} \\$ a b".split()),
-    *(None, True, False, 0, 1, -1, 2.0, 0.5, 129, 2**63, 2**70, [], {}, "", "é", "\n"),
-]
+NUMBERS = [0, 1, -1, 2.0, 0.5, 129, 2**63, 2**70]
+SCALARS: list[object] = [*WORDS.split(), *NUMBERS, None, True, False, [], {}, "", "é", "\n"]
 
 
 def fuzz_one(data: bytes) -> None:

@@ -5,10 +5,10 @@
         await upstream.left(1)
         assert upstream.departures[0].at - left_at < 0.1
 
-A script is a list of steps, carried out once a request was read: bytes are written, an asyncio.Event is waited for, CLOSE
-and RESET end the connection, HANG waits for the client to leave, REPEAT writes the step after it until the client leaves.
-After the last step the connection waits for another request. The first request gets the first script, and so on; the
-last script serves all that follow.
+A script is a list of steps, carried out once a request was read: bytes are written, an asyncio.Event is waited for,
+CLOSE and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read what was
+written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for another
+request. The first request gets the first script, and so on; the last script serves all that follow.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Step(Enum):
     RESET = "reset"  # a RST on TCP; on a unix socket an end like any other
     HANG = "hang"
     REPEAT = "repeat"
-    TURN = "turn"  # let the loop turn, so that a client in it has read what was written
+    TURN = "turn"
 
 
 CLOSE, RESET, HANG, REPEAT, TURN = Step

@@ -29,6 +29,8 @@ OFFLINE_REMEDY = "Run it again: what was fetched is kept. Without a network: `co
 
 CA_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
+STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,256}"')
+
 Pause = Callable[[float], None]
 T = TypeVar("T")
 
@@ -151,7 +153,7 @@ def offset_of(response: httpx2.Response, part: Part) -> int:
 def remember_etag(response: httpx2.Response, part: Part) -> None:
     """Keep a strong validator for If-Range (RFC 9110 13.1.5); without one the digest alone decides."""
     etag = response.headers.get("ETag", "")
-    if etag.startswith('"'):
+    if STRONG_ETAG.fullmatch(etag):
         part.etag_path.write_text(etag)
     elif response.status_code == 200:
         part.etag_path.unlink(missing_ok=True)

@@ -133,7 +133,15 @@ def from_environment(http: httpx2.Client, environ: Mapping[str, str]) -> Hub:
         raise ConfigError(f"HF_ENDPOINT: {text!r} is not a URL") from error
     if not endpoint.host or not (endpoint.scheme == "https" or is_loopback_http(endpoint)):
         raise ConfigError(f"HF_ENDPOINT: got {endpoint.scheme}://{endpoint.host}, expected https")
-    return Hub(http, endpoint, environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN"))
+    return Hub(http, endpoint, token(environ))
+
+
+def token(environ: Mapping[str, str]) -> str | None:
+    """The token, without the newline that files end with. Raises ConfigError, which does not show it."""
+    text = (environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN") or "").strip()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError("HF_TOKEN: got characters that no token has", remedy="Set it to the token alone.")
+    return text or None
 
 
 def is_loopback_http(url: httpx2.URL) -> bool:

@@ -40,9 +40,8 @@ class IndexSettings(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """One file of a project page. `sha256` None where the index does not state it."""
+    """Where an index lists a file. `sha256` None where it does not state it."""
 
-    filename: str
     url: httpx2.URL
     sha256: str | None
 
@@ -110,8 +109,8 @@ def locate(http: httpx2.Client, package: Package, found: IndexSettings, *, pause
         except CannotTell as error:
             unreachable = error
             continue
-        if link := next((link for link in links if link.filename == package.wheel), None):
-            return pinned_url(link, package)
+        if links:
+            return pinned_url(links[0], package)
     raise unreachable or ConfigError(f"{package.wheel}: not on the configured package index", remedy=INDEX_REMEDY)
 
 
@@ -124,7 +123,7 @@ def pinned_url(link: Link, package: Package) -> httpx2.URL:
 
 
 def project_page(http: httpx2.Client, index: httpx2.URL, package: Package) -> list[Link]:
-    """The files that one index lists for the package; none where it does not know it. Raises Interrupted."""
+    """Where one index lists the wheel; nowhere when it does not know it. Raises Interrupted."""
     url = index.copy_with(path=f"{index.path.rstrip('/')}/{re.sub(r'[-_.]+', '-', package.name).lower()}/")
     with download.follow(http, url, {"Accept": ACCEPT}) as response:
         if response.status_code == 404:
@@ -137,7 +136,14 @@ def project_page(http: httpx2.Client, index: httpx2.URL, package: Package) -> li
         base = with_credentials(response.url, index)
         is_json = "json" in response.headers.get("Content-Type", "")
     links = json_links(body) if is_json else html_links(body)
-    return [Link(name, with_credentials(base.join(href), index), sha256) for name, href, sha256 in links]
+    try:
+        return [
+            Link(with_credentials(base.join(href), index), sha256)
+            for name, href, sha256 in links
+            if name == package.wheel
+        ]
+    except httpx2.InvalidURL as error:
+        raise Interrupted("its page names an address that is none") from error
 
 
 def read_bounded(response: httpx2.Response) -> bytes:

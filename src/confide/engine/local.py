@@ -33,7 +33,7 @@ def add(
     weights = Weights(
         id=id or id_of(path, digest),
         source=f"file:{path}",
-        file=path.name if copy else str(path),
+        file=f"{path.stem}.gguf" if copy else str(path),
         size=path.stat().st_size,
         sha256=digest,
         licence=licence or licence_of(digest),
@@ -43,7 +43,7 @@ def add(
     with lock.held(home, weights.id, progress):
         target = disk.make_directory(manifest.directory(home, weights.id))
         if copy:
-            copy_in(path, target / path.name, weights.size)
+            copy_in(path, target / weights.file, weights.size)
         manifest.write(home, weights)
     return catalogue.find(home, weights.id)
 

@@ -40,7 +40,7 @@ def pull(
     wanted = hub.HubName.parse(name)
     with download.client(download.ca_file(environ)) as http:
         found = hub.from_environment(http, environ).describe(wanted, pause=pause)
-    file = Path(found.name.file).name
+    file = Path(found.name.file).with_suffix(".gguf").name
     weights = Weights(
         id=id or local.id_from_name(file),
         source=str(found.name),

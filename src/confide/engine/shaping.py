@@ -55,7 +55,10 @@ SUPPORTED = frozenset(
     }
 )
 ENGINE_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws its own seed when it is given this one
-DEFAULT_REPETITION_PENALTY = 1.1  # small models loop without it
+# The contract has no defaults for these three; small models ramble and loop without them.
+DEFAULT_TOP_K = 40
+DEFAULT_MIN_P = 0.05
+DEFAULT_REPETITION_PENALTY = 1.1
 
 
 class EngineFacts(msgspec.Struct, frozen=True):
@@ -142,8 +145,8 @@ def sampling(request: ChatRequest) -> dict[str, object]:
     members: dict[str, object] = {
         "temperature": either(request.temperature, 1.0),
         "top_p": either(request.top_p, 1.0),
-        "top_k": max(0, either(request.top_k, 0)),
-        "min_p": either(request.min_p, 0.0),
+        "top_k": max(0, either(request.top_k, DEFAULT_TOP_K)),
+        "min_p": either(request.min_p, DEFAULT_MIN_P),
         "repeat_penalty": either(request.repetition_penalty, DEFAULT_REPETITION_PENALTY),
         "presence_penalty": either(request.presence_penalty, 0.0),
         "frequency_penalty": either(request.frequency_penalty, 0.0),

@@ -150,13 +150,13 @@ async def served(model: Model, config: Config, home: Path, attester: Attester, l
         await supervisor.start()
         upstream = EmbeddedUpstream(
             channel=channel,
-            supervisor=supervisor,
+            engine=supervisor,
             slots=Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s),
             facts=EngineFacts(special_pattern(metadata.special_tokens), takes_images="image" in model.modalities),
             api_key=settings.api_key,
             max_n=config.limits.max_n,
             context_length=context,
-            description=f"{metadata.name or installed.weights.id}, embedded",
+            description=f"{installed.weights.id}, embedded",
         )
         yield ServedModel(model, upstream, created=int(time.time()), is_tee=not attester.simulated)
     finally:

@@ -23,11 +23,12 @@ from confide.protocol.chat_body import (
 )
 from confide.protocol.chat_errors import RuleBroken, refusal
 from confide.protocol.chat_messages import AssistantMessage, Tool
-from confide.protocol.chat_reasoning import Reasoning, combine
+from confide.protocol.chat_reasoning import NOT_SAID, Reasoning, combine
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | NamedTool
 ResponseFormat: TypeAlias = Text | JsonObject | JsonSchema
 
+FREE_TEXT = Text()
 DECODER = msgspec.json.Decoder(ChatBody)
 
 UNSUPPORTED = {
@@ -50,8 +51,8 @@ class ChatRequest(AsSent, frozen=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "none"  # always "none" without tools
     parallel_tool_calls: bool = True
-    response_format: ResponseFormat = Text()
-    reasoning: Reasoning = Reasoning()
+    response_format: ResponseFormat = FREE_TEXT
+    reasoning: Reasoning = NOT_SAID
     store: bool = False
 
     @property
@@ -183,4 +184,4 @@ def _tool_choice(body: ChatBody, tools: tuple[Tool, ...]) -> ToolChoice:
 def _response_format(body: ChatBody) -> ResponseFormat:
     if isinstance(body.response_format, JsonSchemaMember):
         return body.response_format.json_schema
-    return body.response_format or Text()
+    return body.response_format or FREE_TEXT

@@ -28,8 +28,13 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     exclude: bool = False  # leave the reasoning text out of the answer, not out of the token counts
 
 
+NOT_SAID = Reasoning()
+
+
 def combine(member: ReasoningMember | None, effort: Effort | None, include: bool | None) -> Reasoning:
     """One statement from `reasoning`, `reasoning_effort` and `include_reasoning`. Raises RuleBroken."""
+    if member is None and effort is None and include is None:
+        return NOT_SAID
     sent = member or ReasoningMember()
     effort = _agreed_effort(sent.effort, effort)
     if effort is not None and sent.max_tokens is not None:

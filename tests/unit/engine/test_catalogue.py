@@ -201,6 +201,14 @@ def test_removing_a_copy_deletes_it(home: Path, original: Path) -> None:
     assert original.exists()
 
 
+def test_a_copy_under_any_name_is_ours_to_delete(home: Path, original: Path, tmp_path: Path) -> None:
+    for name in ("MODEL.GGUF", "blob"):
+        copied = local.add(home, original.rename(tmp_path / name), id="mine", copy=True).path
+        catalogue.remove(home, "mine")
+        assert not copied.parent.exists()
+        original = tmp_path / name
+
+
 def test_removing_what_was_added_in_place_leaves_the_original(home: Path, original: Path) -> None:
     local.add(home, original, id="mine")
     assert catalogue.remove(home, "mine") == original

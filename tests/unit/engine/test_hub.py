@@ -106,6 +106,19 @@ def test_the_older_token_variable_is_honoured(hub: Hub) -> None:
     assert hub.hub.seen[0].headers["Authorization"] == "Bearer older"
 
 
+def test_a_token_s_last_newline_is_not_sent(hub: Hub) -> None:
+    hub.pull(HF_TOKEN=f"{TOKEN}\n")
+    assert hub.hub.seen[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("text", [f"{TOKEN}\r\nX-Other: 1", f"{TOKEN} {TOKEN}", f"{TOKEN}é"])
+def test_what_cannot_be_a_token_is_refused_unshown(hub: Hub, text: str) -> None:
+    with pytest.raises(ConfigError, match="HF_TOKEN") as refusal:
+        hub.pull(HF_TOKEN=text)
+    assert TOKEN not in f"{refusal.value} {refusal.value.remedy}"
+    assert hub.hub.seen == []
+
+
 def test_a_renamed_repository_is_followed_within_the_hub(hub: Hub) -> None:
     moved = Resource(status=307, headers={"Location": path_at(COMMIT)})
     hub.hub.put(path_at("v1"), moved)

@@ -200,6 +200,20 @@ def test_a_file_that_changed_on_the_server_is_fetched_from_its_beginning(index: 
     assert index.install().path.read_bytes() == GGUF
 
 
+@pytest.mark.parametrize("etag", ['W/"weak"', '"\xe9"', "bare", '"' + "x" * 300 + '"'])
+def test_an_etag_that_is_no_strong_validator_is_not_sent_back(index: Index, etag: str) -> None:
+    index.file.headers["ETag"], index.file.cuts = etag, [1000]
+    assert index.install().path.read_bytes() == GGUF
+    assert index.server.seen[-1].headers["If-Range"] is None
+
+
+def test_a_listing_with_an_address_that_is_none_is_no_answer(index: Index) -> None:
+    page = index.server.resources[PAGE]
+    page.body = page.body.replace(b"../..", b"http://host:port")
+    with pytest.raises(CannotTell, match="an address that is none"):
+        index.install()
+
+
 def test_a_server_without_ranges_sends_the_whole_again(index: Index) -> None:
     index.file.cuts, index.file.has_ranges = [1000], False
     assert index.install().path.read_bytes() == GGUF

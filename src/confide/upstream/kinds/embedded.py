@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Protocol
 
 import msgspec
 
@@ -15,7 +16,6 @@ from confide.engine.answer import Choice, Delta, EngineError, EngineEvent, LeftG
 from confide.engine.grammar import Adherence
 from confide.engine.shaping import SUPPORTED, EngineFacts, Plan, plan
 from confide.engine.slots import Slots
-from confide.engine.supervisor import Supervisor
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat import ChatRequest, new_tool_call_id
 from confide.protocol.sse import Framer, SseError
@@ -33,6 +33,15 @@ Steps = AsyncGenerator[tuple[Choice, list[Delta], EngineEvent], None]
 decode_event = msgspec.json.Decoder(EngineEvent).decode
 
 
+class EngineState(Protocol):
+    """Whether the engine serves: the supervisor, or an engine that somebody else keeps alive."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    def check_ready(self) -> None:
+        """Raise NotReady, with the seconds until the next try, unless it serves."""
+
+
 class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
@@ -42,7 +51,7 @@ class EmbeddedUpstream:
         self,
         *,
         channel: Channel,
-        supervisor: Supervisor,
+        engine: EngineState,
         slots: Slots,
         facts: EngineFacts,
         api_key: str,
@@ -51,7 +60,7 @@ class EmbeddedUpstream:
         description: str,
     ) -> None:
         self._channel = channel
-        self._supervisor = supervisor
+        self._engine = engine
         self.slots = slots
         self._facts = facts
         self._headers = ((b"authorization", b"Bearer " + api_key.encode()), (b"content-type", b"application/json"))
@@ -61,14 +70,14 @@ class EmbeddedUpstream:
 
     @property
     def is_ready(self) -> bool:
-        return self._supervisor.is_ready
+        return self._engine.is_ready
 
     def accept(self, request: ChatRequest, head: Head) -> "EmbeddedAnswer":
         """Raises InvalidRequest, NotReady while the engine is down, LimitReached when the queue is full."""
         if request.n > self._max_n:
             raise InvalidRequest(f"n must be at most {self._max_n} here", param="n")
         planned = plan(request, self._facts)
-        self._supervisor.check_ready()
+        self._engine.check_ready()
         self.slots.check_room(request.n)
         return EmbeddedAnswer(self, planned, request, head)
 
@@ -83,7 +92,7 @@ class EmbeddedUpstream:
             self.slots.release()
 
     async def _exchange(self, body: bytes) -> AsyncGenerator[EngineEvent, None]:
-        self._supervisor.check_ready()  # it may have died while this request waited
+        self._engine.check_ready()  # it may have died while this request waited
         framer = Framer()
         try:
             exchange = await self._channel.send(b"POST", PATH, self._headers, body)

@@ -1,0 +1,183 @@
+"""The gateway in this process, on a real socket, with a real store and the simulated TEE, before a scripted engine.
+
+    async with serving_scripted(tmp_path, [sse_head(), token("Hi"), finish(), LAST_CHUNK]) as gateway:
+        answer = await gateway.client.post("/v1/chat/completions", json=chat("Hello"))
+
+The engine is a ScriptedUpstream on a unix socket that speaks llama.cpp's events; it records what it was sent and when
+its clients left.
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import uvicorn
+
+from confide.attester.base import Attester
+from confide.attester.simulated import SimulatedAttester
+from confide.config import Config, Model
+from confide.engine.shaping import EngineFacts, special_pattern
+from confide.engine.slots import Slots
+from confide.errors import NotReady
+from confide.gateway.app import Gateway
+from confide.gateway.auth import Authenticator
+from confide.gateway.lifecycle import Lifecycle
+from confide.gateway.models import ModelTable, ServedModel
+from confide.store.sqlite import SqliteStore, open_store
+from confide.telemetry.logs import Log
+from confide.upstream.channel import Channel, Timeouts, UnixAddress
+from confide.upstream.kinds.embedded import EmbeddedUpstream
+from scripted import LAST_CHUNK, Script, ScriptedUpstream, chunk, sse_head
+
+MODEL = "vendor/model"
+SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+
+
+@dataclass
+class EngineSwitch:
+    """Whether the scripted engine counts as ready."""
+
+    is_ready: bool = True
+
+    def check_ready(self) -> None:
+        if not self.is_ready:
+            raise NotReady("the model is loading; try again shortly", retry_after_s=2)
+
+
+@dataclass
+class ScriptedGateway:
+    """Everything a test may look at. `log_text()` is what the service wrote about itself."""
+
+    url: str
+    client: httpx2.AsyncClient
+    engine: ScriptedUpstream
+    switch: EngineSwitch
+    slots: Slots
+    channel: Channel
+    store: SqliteStore
+    attester: Attester
+    lifecycle: Lifecycle
+    authenticator: Authenticator
+    written: io.StringIO
+
+    def log_text(self) -> str:
+        return self.written.getvalue()
+
+    def outcomes(self) -> list[str]:
+        """The outcome of each request so far, in order."""
+        lines = [json.loads(line) for line in self.log_text().splitlines()]
+        return [line["outcome"] for line in lines if line["event"] == "request"]
+
+    async def outcome(self, count: int) -> str:
+        """Wait until so many requests are over, and give the last one's outcome."""
+        async with asyncio.timeout(5):
+            while len(self.outcomes()) < count:
+                await asyncio.sleep(0.005)
+        return self.outcomes()[count - 1]
+
+
+@contextlib.asynccontextmanager
+async def serving_scripted(
+    home: Path,
+    *scripts: Script,
+    config: Config | None = None,
+    takes_images: bool = False,
+    timeouts: Timeouts | None = None,
+) -> AsyncIterator[ScriptedGateway]:
+    """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's."""
+    config = config or Config(model=(Model(id=MODEL, aliases=("alias/model",), upstream_model="scripted"),))
+    written, switch, lifecycle = io.StringIO(), EngineSwitch(), Lifecycle()
+    async with contextlib.AsyncExitStack() as closing:
+        engine = await closing.enter_async_context(ScriptedUpstream(*scripts, path=home / "engine.sock"))
+        store = open_store(None, home, config.store)
+        closing.push_async_callback(store.close)
+        authenticator = Authenticator(store)
+        await authenticator.refresh()
+        attester = SimulatedAttester(home, lambda: int(time.time()))
+        channel = Channel(UnixAddress(str(home / "engine.sock")), timeouts=timeouts or Timeouts(), max_connections=64)
+        closing.push_async_callback(channel.close)
+        slots = Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s)
+        upstream = EmbeddedUpstream(
+            channel=channel,
+            engine=switch,
+            slots=slots,
+            facts=EngineFacts(special_pattern(SPECIAL), takes_images=takes_images),
+            api_key="engine-key",
+            max_n=config.limits.max_n,
+            context_length=4096,
+            description="scripted",
+        )
+        gateway = Gateway(
+            config=config,
+            attester=attester,
+            authenticator=authenticator,
+            models_served=ModelTable([ServedModel(model, upstream, created=1, is_tee=False) for model in config.model]),
+            store=store,
+            lifecycle=lifecycle,
+            log=Log(written),
+            now=time.time,
+        )
+        url = await closing.enter_async_context(listening(gateway))
+        client = await closing.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20))
+        yield ScriptedGateway(
+            url, client, engine, switch, slots, channel, store, attester, lifecycle, authenticator, written
+        )
+
+
+@contextlib.asynccontextmanager
+async def listening(app: Gateway) -> AsyncIterator[str]:
+    """Serve `app` with the server that the program uses, on a free port of 127.0.0.1."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
+        )
+        task = asyncio.create_task(server._serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            await task
+
+
+def event(data: object) -> bytes:
+    """One engine event as a chunk of its response."""
+    return chunk(b"data: " + json.dumps(data).encode() + b"\n\n")
+
+
+def token(text: str) -> bytes:
+    """The engine wrote `text`."""
+    return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], "id": "engine-id"})
+
+
+def finish(reason: str = "stop", *, prompt_tokens: int = 3, completion_tokens: int = 2) -> bytes:
+    """The engine's last events: the finish reason, usage with its extras, and the terminator."""
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
+    return (
+        event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        + event({"choices": [], "usage": usage, "timings": {"predicted_ms": 1.5}, "model": "/secret/path.gguf"})
+        + chunk(b"data: [DONE]\n\n")
+    )
+
+
+def answering(*texts: str, reason: str = "stop") -> Script:
+    """A whole answer made of these pieces."""
+    return [sse_head(), *(token(text) for text in texts), finish(reason), LAST_CHUNK]
+
+
+def chat(text: str = "Hello", **members: object) -> dict[str, object]:
+    """The body of a request with one user message."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], **members}
