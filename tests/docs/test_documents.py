@@ -1,15 +1,19 @@
 """The documents are true: links resolve, settings are all described with their defaults, commands exist."""
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import httpx2
 import msgspec
 import pytest
 
 from confide.config import Config
+from running import home_with_weights, running
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -41,13 +45,12 @@ def test_every_setting_is_described_with_its_default(section: str) -> None:
             assert msgspec.convert(value, field.type) == field.default, name
 
 
-def test_the_readme_shows_commands_that_exist() -> None:
+def test_every_command_that_the_documents_name_exists() -> None:
     text = "".join(document.read_text() for document in DOCUMENTS)
+    named = set(re.findall(r"(?:`|\$ |^)(?:\.venv/bin/)?confide ([a-z]+)\b", text, re.MULTILINE))
     offered = subprocess.run([CONFIDE, "--help"], capture_output=True, text=True, check=True).stdout
-    for command in sorted(set(re.findall(r"`?(?:\.venv/bin/)?confide (serve|ask|keys|models|doctor|\w+) ", text))):
-        if command in ("refuses", "needs", "server", "is"):
-            continue
-        assert command in offered, command
+    assert named
+    assert [command for command in sorted(named) if f" {command} " not in offered] == []
 
 
 def test_the_makefile_has_the_targets_that_the_documents_name() -> None:
@@ -55,3 +58,25 @@ def test_the_makefile_has_the_targets_that_the_documents_name() -> None:
     named = {name for document in DOCUMENTS for name in re.findall(r"`make (\w+)", document.read_text())}
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.engine
+def test_the_readme_example_answers(engine_home: Path, tmp_path: Path) -> None:
+    """The README's own curl line, run by a shell, against the real service; then its Python."""
+    readme = (REPOSITORY / "README.md").read_text()
+    curl = next(block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "chat/completions" in block)
+    python = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert python is not None
+    with running(home_with_weights(tmp_path, engine_home)) as service:
+        there = "http://127.0.0.1:8080"
+        answered = subprocess.run(
+            ["sh", "-c", curl.replace(there, service.url)], capture_output=True, text=True, check=True
+        )
+        document = json.loads(answered.stdout)
+        assert document["choices"][0]["message"]["content"]
+        printed = subprocess.run(
+            [sys.executable, "-c", python[1].replace(there, service.url)], capture_output=True, text=True, check=True
+        )
+        assert printed.stdout.strip()
+        signature = httpx2.get(f"{service.url}/v1/signature/{document['id']}").json()
+        assert signature["text"].endswith(hashlib.sha256(answered.stdout.encode()).hexdigest())

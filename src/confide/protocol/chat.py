@@ -12,8 +12,10 @@ import msgspec
 from confide.errors import InvalidRequest
 from confide.protocol.chat_body import (
     EXPECTED,
+    FREE_FORM_BYTES,
     AsSent,
     ChatBody,
+    FreeForm,
     JsonObject,
     JsonSchema,
     JsonSchemaMember,
@@ -30,6 +32,7 @@ ResponseFormat: TypeAlias = Text | JsonObject | JsonSchema
 
 FREE_TEXT = Text()
 DECODER = msgspec.json.Decoder(ChatBody)
+FREE_FORM_DECODER = msgspec.json.Decoder(FreeForm)
 
 UNSUPPORTED = {
     "functions": "is deprecated and not supported: use tools",
@@ -73,6 +76,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     Of duplicate member names the last wins.
     """
     try:
+        if len(body) > FREE_FORM_BYTES:
+            _check_free_form(body)
         return _normalised(DECODER.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RuleBroken) as error:
         refused: InvalidRequest = refusal(error, EXPECTED)
@@ -134,6 +139,14 @@ def _normalised(body: ChatBody) -> ChatRequest:
         priority=body.priority,
         provider=body.provider,
     )
+
+
+def _check_free_form(body: bytes) -> None:
+    free_form = FREE_FORM_DECODER.decode(body)
+    sizes = {name: len(memoryview(getattr(free_form, name))) for name in free_form.__struct_fields__}
+    if sum(sizes.values()) > FREE_FORM_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise RuleBroken(largest, f"is too large: everything but the messages may have {FREE_FORM_BYTES} bytes")
 
 
 def _refuse_unsupported(body: ChatBody) -> None:

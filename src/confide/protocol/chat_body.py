@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Raw, Struct
 
 from confide.protocol.chat_messages import EXPECTED as EXPECTED_IN_MESSAGES
 from confide.protocol.chat_messages import FUNCTION_NAME, FunctionName, Message, PromptStruct, Tool
@@ -115,6 +115,28 @@ class ChatBody(AsSent, frozen=True):
     audio: object = None
     prediction: object = None
     web_search_options: object = None
+
+
+FREE_FORM_BYTES = 1024 * 1024  # most JSON, in bytes, of all members below together
+
+
+class FreeForm(Struct, frozen=True):
+    """The members in which any JSON may stand, undecoded. Thirty megabytes of `[],[],…` would take seconds to decode
+    and hold the service up for everyone, so a large body is measured first.
+    """
+
+    provider: Raw = Raw()
+    tools: Raw = Raw()
+    response_format: Raw = Raw()
+    chat_template_kwargs: Raw = Raw()
+    logit_bias: Raw = Raw()
+    metadata: Raw = Raw()
+    modalities: Raw = Raw()
+    functions: Raw = Raw()
+    function_call: Raw = Raw()
+    audio: Raw = Raw()
+    prediction: Raw = Raw()
+    web_search_options: Raw = Raw()
 
 
 # What members take that are a choice, follow a pattern or are closed, by path without indices.

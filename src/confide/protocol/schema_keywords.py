@@ -29,7 +29,7 @@ def _is_string(value: object) -> bool:
 
 
 def _is_strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)
 
 
 def _is_strings_by_name(value: object) -> bool:
@@ -38,7 +38,7 @@ def _is_strings_by_name(value: object) -> bool:
 
 def _is_type(value: object) -> bool:
     names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name in TYPES for name in names)
+    return bool(names) and _is_strings(names) and TYPES.issuperset(names)
 
 
 def _is_filled_array(value: object) -> bool:
@@ -69,13 +69,13 @@ MANY_SCHEMAS = frozenset(["allOf", "anyOf", "oneOf", "prefixItems"])
 NAMED_SCHEMAS = frozenset(["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"])
 
 KEYWORDS: Mapping[str, Holds] = {
-    "type": ("one of the seven type names, or an array of them", _is_type),
+    "type": ("one of the seven type names, or an array of unique ones", _is_type),
     "enum": ("an array of at least one value", _is_filled_array),
     "const": ("a value", _is_json),
     "multipleOf": ("a number > 0", _is_positive),
     "uniqueItems": ("true or false", _is_boolean),
-    "required": ("an array of strings", _is_strings),
-    "dependentRequired": ("an object of arrays of strings", _is_strings_by_name),
+    "required": ("an array of unique strings", _is_strings),
+    "dependentRequired": ("an object of arrays of unique strings", _is_strings_by_name),
     **dict.fromkeys(["pattern", "format", "$ref"], STRING),
     **dict.fromkeys(["maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"], NUMBER),
     **dict.fromkeys(["maxLength", "minLength", "maxItems", "minItems", "maxContains", "minContains"], COUNT),
