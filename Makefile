@@ -8,11 +8,15 @@ ARGS ?=
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-.venv/.ready: requirements/dev.txt pyproject.toml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED := --require-hashes --only-binary :all: -r
+
+.venv/.ready: requirements/setup.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "confide needs Python 3.11 or newer; say PYTHON=/path/to/python3.11 make ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) $(LOCKED) requirements/setup.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(LOCKED) requirements/dev.txt || $(PIP) $(LOCKED) requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 setup: .venv/.ready  ## build .venv from the hash-locked requirements
