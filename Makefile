@@ -45,7 +45,11 @@ format: setup  ## rewrite in the house's format
 bench: setup  ## the budgets, as ratios to a floor measured in the same run
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: setup  ## coverage-guided fuzzing of every parser (SECONDS=300)
+.venv/.fuzz: .venv/.ready requirements/fuzz.txt
+	$(PIP) $(LOCKED) requirements/fuzz.txt
+	@touch $@
+
+fuzz: .venv/.fuzz  ## coverage-guided fuzzing of every parser (SECONDS=300)
 	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
 docs: setup  ## check the documents: commands run, --help matches, links resolve
