@@ -6,9 +6,9 @@
         assert upstream.departures[0].at - left_at < 0.1
 
 A script is a list of steps, carried out once a request was read: bytes are written, an asyncio.Event is waited for,
-CLOSE and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read what was
-written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for another
-request. The first request gets the first script, and so on; the last script serves all that follow.
+CLOSE and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read what
+was written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for
+another request. The first request gets the first script, and so on; the last script serves all that follow.
 """
 
 import asyncio

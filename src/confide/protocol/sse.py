@@ -101,14 +101,15 @@ class Framer:
                 self._field(line)
             else:
                 self._dispatch(events)
-        if self._tail and not self._at_start:
-            self._check_limit(len(self._tail))
+        if self._tail and not self._at_start and self._event_bytes + len(self._tail) > self._max_event_bytes:
+            raise self._over_limit()
         self._between_events = not (self._event_bytes or self._tail)
         return events
 
     def _field(self, line: bytes) -> None:
-        self._check_limit(len(line) + 1)
         self._event_bytes += len(line) + 1
+        if self._event_bytes > self._max_event_bytes:
+            raise self._over_limit()
         name, _, value = line.partition(b":")
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
@@ -122,12 +123,11 @@ class Framer:
         self._event = None
         self._event_bytes = 0
 
-    def _check_limit(self, more_bytes: int) -> None:
-        if self._event_bytes + more_bytes > self._max_event_bytes:
-            raise SseError(
-                f"an event of more than {self._max_event_bytes} bytes; expected a blank line before that; "
-                "raise max_event_bytes if the upstream is meant to send such events"
-            )
+    def _over_limit(self) -> SseError:
+        return SseError(
+            f"an event of more than {self._max_event_bytes} bytes; expected a blank line before that; "
+            "raise max_event_bytes if the upstream is meant to send such events"
+        )
 
 
 def frame(data: bytes) -> bytes:

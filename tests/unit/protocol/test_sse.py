@@ -12,6 +12,10 @@ def events_of(stream: bytes) -> list[Event]:
     return framer.feed(stream) + framer.end()
 
 
+def feed_all(framer: Framer, pieces: list[bytes]) -> list[Event]:
+    return [event for piece in pieces for event in framer.feed(piece)]
+
+
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
@@ -107,21 +111,15 @@ def test_an_event_at_the_limit_passes_and_one_byte_more_is_refused(prefix: bytes
     stream = prefix + LINE_OF_20 * 5 + b"\n"
     pieces = [stream[start : start + step] for start in range(0, len(stream), step)]
 
-    framer = Framer(max_event_bytes=100)
-    assert [event for piece in pieces for event in framer.feed(piece)][-1].data.count(b"x") == 65
-    framer = Framer(max_event_bytes=99)
+    assert feed_all(Framer(max_event_bytes=100), pieces)[-1].data.count(b"x") == 65
     with pytest.raises(SseError, match="more than 99 bytes"):
-        for piece in pieces:
-            framer.feed(piece)
+        feed_all(Framer(max_event_bytes=99), pieces)
 
 
 @pytest.mark.parametrize("endless", [b"x", b": x\n", b"data: x\n", b"id: x\r", b"event: x\r\n"])
 def test_an_event_that_never_ends_is_refused_at_the_limit(endless: bytes) -> None:
-    framer = Framer(max_event_bytes=1000)
-
     with pytest.raises(SseError, match="more than 1000 bytes"):
-        for _ in range(1002):
-            framer.feed(endless)
+        feed_all(Framer(max_event_bytes=1000), [endless] * 1002)
 
 
 def test_blank_lines_and_many_events_are_not_one_big_event() -> None:

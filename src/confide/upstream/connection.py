@@ -1,0 +1,312 @@
+"""One socket: feeds the parser, judges what the parser lets pass, and carries one exchange at a time.
+
+Nothing runs beside the caller: there are protocol callbacks, a future when somebody waits, and one timer.
+"""
+
+import asyncio
+import select
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol, cast
+
+import httptools
+
+from confide.upstream.errors import ChannelError, Cut, Malformed, Stalled
+from confide.upstream.exchange import Exchange
+
+BUFFERED_BYTES = 256 * 1024  # of one body; above it the socket is not read
+ONE_WRITE_BYTES = 64 * 1024  # up to here head and body are joined, which costs less than a second write
+FRAMING_BYTES = 1024  # of chunk extensions and trailers in a response ...
+FRAMING_BYTES_PER_CHUNK = 16  # ... on top of two line ends and up to 12 digits a chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits in seconds, each with its own `Stalled.phase`.
+
+    `first_byte_s` runs from the request to the first byte of the body, as engines send their headers before they think.
+    `idle_s` is the longest silence after that; it stands still while the caller is slow to read. `total_s` runs from
+    `send` to the end of the body.
+    """
+
+    connect_s: float = 5.0
+    first_byte_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float | None = None
+
+
+class Pool(Protocol):
+    """What a connection tells the channel."""
+
+    def release(self, connection: "Connection") -> None:
+        """Its exchange is complete and another may follow."""
+
+    def drop(self, connection: "Connection") -> None:
+        """It is not to be used any more."""
+
+    def closed(self, connection: "Connection") -> None:
+        """Its socket is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What every connection of a channel is held to. Seconds and bytes."""
+
+    timeouts: Timeouts
+    idle_expiry_s: float
+    max_header_bytes: int
+
+    @property
+    def shortest_s(self) -> float:
+        """The shortest time after which something may have to end."""
+        limits = self.timeouts
+        return min(limits.first_byte_s, limits.idle_s, limits.total_s or inf, self.idle_expiry_s)
+
+
+class Connection(asyncio.Protocol):
+    """One socket, from its opening to its end. After each response the counts and flags of the parser begin again."""
+
+    def __init__(self, pool: Pool, bounds: Bounds) -> None:
+        self._pool = pool
+        self._bounds = bounds
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch_step_s = bounds.shortest_s
+        self._exchange: Exchange | None = None
+        self._is_paused = False
+        self._begin_response(0.0, 0.0)
+
+    def _begin_response(self, began: float, now: float) -> None:
+        self._began = began
+        self._sent = self._last_byte_at = now
+        self._head_bytes = 0
+        self._head_tail = b""  # up to three bytes, as the blank line may be split between reads
+        self._framed_bytes = 0  # after the head, whatever they are
+        self._framing_allowed = FRAMING_BYTES
+        self._body_bytes = 0
+        self._is_interim = self._is_head_complete = self._is_complete = self._is_reusable = False
+        self._fault: str | None = None
+
+    # For the channel and the exchange.
+
+    def is_open(self) -> bool:
+        """Whether the loop has not seen an end."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def is_sound(self, probe_after_s: float) -> bool:
+        """Whether a pooled connection may serve again.
+
+        Unused for `probe_after_s`, the socket is asked whether bytes or an end wait to be read: the loop would see what
+        came just now only after the write. Asking costs a system call, and upstreams end what is unused for long.
+        """
+        if not self.is_open():
+            return False
+        return self._loop.time() - self._last_byte_at < probe_after_s or not self._poll.poll(0)
+
+    def start(self, exchange: Exchange, began: float, head: bytes, body: bytes) -> None:
+        """Write the request of `exchange`. The connection is sound and carries no other; `began` is loop time."""
+        assert self._transport is not None
+        self._exchange = exchange
+        self._begin_response(began, self._loop.time())
+        if len(body) <= ONE_WRITE_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        if self._timer is None:
+            self._watch()
+
+    def resume(self) -> None:
+        """Everything buffered was read."""
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._last_byte_at = self._loop.time()
+            self._transport.resume_reading()
+
+    def fail(self, reason: str | ChannelError) -> None:
+        """Close the socket now; the exchange, if there is one, ends with the error, or as cut for this reason."""
+        exchange, self._exchange = self._exchange, None
+        self.abort()
+        if exchange is not None:
+            cut = reason if isinstance(reason, ChannelError) else Cut(reason, response_started=self._head_bytes > 0)
+            exchange.end(cut)
+
+    def abort(self) -> None:
+        """Close the socket now."""
+        self._pool.drop(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:  # nobody asked
+            self.abort()
+            return
+        self._last_byte_at = self._loop.time()
+        try:
+            if self._is_head_complete:
+                self._feed_body(data)
+            else:
+                self._feed_head(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._is_reusable = False
+            if not self._is_complete:
+                self._fault = self._fault or str(error)
+        if self._fault is not None:
+            self.fail(Malformed(f"the response is not HTTP/1.1 as accepted here: {self._fault}"))
+        elif self._is_complete:
+            self._finish(exchange)
+        elif self._is_head_complete:
+            if exchange.buffered_bytes > BUFFERED_BYTES:
+                self._pause()
+            exchange.wake()
+
+    def eof_received(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.status and exchange.delimited_by_close:
+            self._finish(exchange)
+        else:
+            self._lost("closed")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost("closed" if exc is None else "reset")
+        self._pool.closed(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _pause(self) -> None:
+        if not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _lost(self, how: str) -> None:
+        place = "within the body" if self._is_head_complete else "before the headers were complete"
+        self.fail(f"the upstream's connection was {how} {place}")
+
+    def _finish(self, exchange: Exchange) -> None:
+        assert self._transport is not None
+        self._exchange = None
+        self.resume()
+        # An answer may come before the whole request was read; what is left of it would spoil the next exchange.
+        if self._is_reusable and not self._transport.get_write_buffer_size():
+            self._pool.release(self)
+        else:
+            self.abort()
+        exchange.end()
+
+    # The parser's input. What its callbacks would raise is wrapped by it, so they note a fault, judged after the feed.
+
+    def _feed_head(self, data: bytes) -> None:
+        """Feed up to the blank line, so that the size of the head is exact; interim responses count as part of it."""
+        if not self._head_bytes and data[:1] != b"H":
+            self._fault = "no status line"
+        while data and not self._is_head_complete and self._fault is None:
+            seen = self._head_tail + data
+            end = seen.find(b"\r\n\r\n")
+            used = len(data) if end < 0 else end + 4 - len(self._head_tail)
+            self._head_tail = seen[-3:] if end < 0 else b""
+            self._head_bytes += used
+            if self._head_bytes > self._bounds.max_header_bytes:
+                self._fault = f"headers of more than {self._bounds.max_header_bytes} bytes"
+                return
+            self._parser.feed_data(data[:used])
+            data = data[used:]
+        if data and self._fault is None:
+            self._feed_body(data)
+
+    def _feed_body(self, data: bytes) -> None:
+        self._framed_bytes += len(data)
+        self._parser.feed_data(data)
+        if self._framed_bytes - self._body_bytes > self._framing_allowed:
+            self._fault = f"more than {FRAMING_BYTES} bytes of chunk extensions, trailers or what follows the end"
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._is_complete:  # a second response to one request
+            self._is_reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_head_complete and self._exchange is not None:  # trailers are not passed on
+            self._exchange.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        exchange = self._exchange
+        if self._is_head_complete or exchange is None:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._is_interim = True
+            exchange.headers.clear()
+            return
+        self._is_head_complete = True
+        self._is_reusable = self._parser.should_keep_alive()
+        encodings, is_framed = [], status in (204, 304)
+        for name, value in exchange.headers:
+            if name == b"transfer-encoding":
+                encodings.append(value.lower())
+            elif name == b"content-length":
+                is_framed = True
+        self._fault = head_fault(status, self._parser.get_http_version(), encodings)
+        if self._fault is None:
+            exchange.status = status
+            exchange.delimited_by_close = not (is_framed or encodings)  # RFC 9112 6.3
+
+    def on_chunk_header(self) -> None:
+        self._framing_allowed += FRAMING_BYTES_PER_CHUNK
+
+    def on_body(self, data: bytes) -> None:
+        if not self._is_complete and self._exchange is not None:
+            self._body_bytes += len(data)
+            self._exchange.add(data)
+
+    def on_message_complete(self) -> None:
+        if self._is_interim:
+            self._is_interim = False
+        else:
+            self._is_complete = True
+
+    # Time. The timer never sleeps longer than the shortest limit, so that no limit set meanwhile ends before it wakes:
+    # a request sets no timer, and a byte only notes when it came.
+
+    def _watch(self) -> None:
+        now = self._loop.time()
+        deadline, error = self._next_limit()
+        if now < deadline:
+            self._timer = self._loop.call_at(min(deadline, now + self._watch_step_s), self._watch)
+        else:
+            self.fail(error or "unused for too long")
+
+    def _next_limit(self) -> tuple[float, Stalled | None]:
+        """When the next limit ends, in loop time, and its error; a pooled connection ends without one."""
+        limits = self._bounds.timeouts
+        if self._exchange is None:
+            return self._last_byte_at + self._bounds.idle_expiry_s, None
+        if not self._body_bytes:
+            deadline, error = self._sent + limits.first_byte_s, Stalled("first_byte", limits.first_byte_s)
+        else:
+            since = inf if self._is_paused else self._last_byte_at
+            deadline, error = since + limits.idle_s, Stalled("idle", limits.idle_s)
+        if limits.total_s is not None and self._began + limits.total_s < deadline:
+            return self._began + limits.total_s, Stalled("total", limits.total_s)
+        return deadline, error
+
+
+def head_fault(status: int, version: str, encodings: list[bytes]) -> str | None:
+    """What the parser lets pass in a head and we do not, or None. `encodings`: Transfer-Encoding, in lower case."""
+    if version not in ("1.1", "1.0"):
+        return "a version other than 1.1 and 1.0"
+    if not 200 <= status <= 599:
+        return "a switch of protocols" if status == 101 else "a status outside 200 to 599"
+    if encodings and (version == "1.0" or encodings != [b"chunked"]):
+        return "a transfer encoding other than chunked"
+    return None
