@@ -1,20 +1,28 @@
 """`confide serve`: run the service."""
 
+import os
+import re
+import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
-import uvloop
-from rich.console import Console
-from rich.table import Table
 
 from confide import config as configuration
-from confide.cli.progress import reporting
 from confide.config import Config
-from confide.engine import catalogue, pull
-from confide.gateway.service import Service
-from confide.gateway.service import serve as run
+from confide.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from confide.engine.catalogue import Weights
+    from confide.gateway.service import Service
+
+MASK = "********"
+SECRET = re.compile(r"(^|_)(token|key|password)$")
+PATHS = {"tls_key"}  # names that sound secret and hold the path of a file
+USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/@]+@")
 
 
 def serve(
@@ -27,25 +35,73 @@ def serve(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     effective = configuration.load(config, overrides={"server": given})
     if print_config:
-        print(as_toml(effective))
+        typer.echo(as_toml(effective).encode())  # TOML is UTF-8, whatever the terminal's encoding
         return
+    configuration.check_files(effective)
+    check_tls(effective)
     home = configuration.home()
+    check_writable(home)
+
+    import uvloop  # these cost half a second, which a refusal and --print-config should not pay
+
+    from confide.gateway.service import serve as run
+
     pull_missing(effective, home)
     uvloop.run(run(effective, home, announce=announce))
 
 
+def check_tls(config: Config) -> None:
+    """That certificate and key are PEM, belong together, and need no password. Raises ConfigError."""
+    server = config.server
+    if server.tls_cert is None:
+        return
+    try:
+        # Asked for a password, OpenSSL would stop at the terminal; an empty one is refused instead.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(server.tls_cert, server.tls_key, password="")
+    except ssl.SSLError as error:
+        reason = (error.reason or "not PEM").replace("_", " ").lower()
+        raise ConfigError(
+            f"[server] tls_cert {server.tls_cert} and tls_key {server.tls_key} cannot be used: {reason}",
+            remedy="Name a PEM certificate chain, leaf first, and its private key without a password.",
+        ) from error
+
+
+def check_writable(home: Path) -> None:
+    """Before anything is fetched or opened. Raises ConfigError."""
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"the state directory {home} cannot be written by this user", remedy=configuration.HOME_REMEDY
+        )
+
+
 def pull_missing(config: Config, home: Path) -> None:
     """Fetch the weights that the configuration names and this machine lacks, with a progress bar."""
+    from confide.engine import catalogue
+
     for model in config.model:
         try:
             catalogue.find(home, model.upstream_model)
         except catalogue.NotInstalled as missing:
-            with reporting() as progress:
-                pull.install(home, missing.weights, progress)
+            fetch(missing.weights, config, home)
 
 
-def announce(service: Service) -> None:
+def fetch(weights: "Weights", config: Config, home: Path) -> None:
+    """Have one set of weights here, unless the service could not start anyway: then nothing is fetched."""
+    from confide.cli.progress import reporting
+    from confide.engine import pull
+    from confide.gateway.service import bound_socket
+    from confide.store import lock_state
+
+    with lock_state(home), reporting() as progress:
+        with bound_socket(config):
+            pass  # a taken port is found now; the service binds it again after the transfer
+        pull.install(home, weights, progress)
+
+
+def announce(service: "Service") -> None:
     """What the service is, to standard error; the ready line, and nothing else, to standard output."""
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False)
     console.print(banner(service))
     model = service.models[0].model.id
@@ -53,8 +109,10 @@ def announce(service: Service) -> None:
     print(f"confide: ready on {service.url}", flush=True)
 
 
-def banner(service: Service) -> Table:
+def banner(service: "Service") -> "Table":
     """Model, TEE, store, access and address, the TEE in colour."""
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     names = ", ".join(f"{served.model.id} ({served.upstream.description})" for served in service.models)
     table.add_row("model", names)
@@ -68,7 +126,7 @@ def banner(service: Service) -> Table:
     return table
 
 
-def curl_line(service: Service, model: str) -> str:
+def curl_line(service: "Service", model: str) -> str:
     """A request ready to paste."""
     key = "" if service.is_open else ' -H "Authorization: Bearer $CONFIDE_API_KEY"'
     insecure = " --insecure" if service.url.startswith("https") else ""
@@ -78,7 +136,7 @@ def curl_line(service: Service, model: str) -> str:
     )
 
 
-def python_snippet(service: Service, model: str) -> str:
+def python_snippet(service: "Service", model: str) -> str:
     """The same with the official SDK."""
     key = '"none"' if service.is_open else 'os.environ["CONFIDE_API_KEY"]'
     return (
@@ -90,22 +148,37 @@ def python_snippet(service: Service, model: str) -> str:
 
 
 def as_toml(config: Config) -> str:
-    """The configuration as a file that would give it again. Unset keys are left out."""
+    """The configuration as a file that would give it again, but for masked secrets. Unset keys are left out."""
     tree: dict[str, Any] = msgspec.to_builtins(config)
     lines: list[str] = []
     for section, values in tree.items():
         tables = values if isinstance(values, list | tuple) else [values]
         for table in tables:
             lines.append(f"[[{section}]]" if tables is values else f"[{section}]")
-            lines += [f"{key} = {toml_literal(value)}" for key, value in table.items() if value is not None]
+            lines += [
+                f"{key} = {toml_literal(masked(key, value))}" for key, value in table.items() if value is not None
+            ]
             lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def toml_literal(value: object) -> str:
-    """A TOML value; JSON strings are TOML strings."""
+def masked(key: str, value: object) -> object:
+    """The value, or stars for a secret: what is named like one, and the user and password of a URL."""
+    if isinstance(value, str) and key not in PATHS:
+        return MASK if SECRET.search(key) else USERINFO.sub(rf"\g<1>{MASK}@", value)
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml_literal(member)}" for key, member in value.items()) + " }"
+        return {name: masked(name, member) for name, member in value.items()}
+    return [masked(key, member) for member in value] if isinstance(value, list | tuple) else value
+
+
+def toml_literal(value: object) -> str:
+    """A TOML value. JSON strings are TOML strings but for DEL, which TOML wants escaped."""
+    if isinstance(value, dict):
+        return (
+            "{ "
+            + ", ".join(f"{key} = {toml_literal(member)}" for key, member in value.items() if member is not None)
+            + " }"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_literal(member) for member in value) + "]"
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
