@@ -12,10 +12,12 @@ import contextlib
 import io
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import uvicorn
@@ -67,6 +69,25 @@ class ScriptedGateway:
     authenticator: Authenticator
     written: io.StringIO
 
+    async def post(self, **members: object) -> httpx2.Response:
+        """The answer to a chat request with these members."""
+        return await self.client.post("/v1/chat/completions", json=chat() | members)
+
+    def asked(self, index: int = -1) -> dict[str, Any]:
+        """The body of a request that reached the engine, the last one by default."""
+        body: dict[str, Any] = json.loads(self.engine.requests[index].body)
+        return body
+
+    def follow(self, *scripts: Script) -> None:
+        """What the engine does from now on; the last script serves all further requests."""
+        self.engine.scripts = ((),) * len(self.engine.requests) + scripts
+
+    async def new_key(self, name: str = "test") -> str:
+        """Create an API key, which closes the service to all others; its token."""
+        _, token = self.store.create_key(name)
+        await self.authenticator.refresh()
+        return token
+
     def log_text(self) -> str:
         return self.written.getvalue()
 
@@ -90,6 +111,7 @@ async def serving_scripted(
     config: Config | None = None,
     takes_images: bool = False,
     timeouts: Timeouts | None = None,
+    tls_spki_sha256: bytes | None = None,
 ) -> AsyncIterator[ScriptedGateway]:
     """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's."""
     config = config or Config(model=(Model(id=MODEL, aliases=("alias/model",), upstream_model="scripted"),))
@@ -123,9 +145,11 @@ async def serving_scripted(
             lifecycle=lifecycle,
             log=Log(written),
             now=time.time,
+            tls_spki_sha256=tls_spki_sha256,
         )
         url = await closing.enter_async_context(listening(gateway))
-        client = await closing.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20))
+        no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it is not needed, and the default loads every public root
+        client = await closing.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20, verify=no_tls))
         yield ScriptedGateway(
             url, client, engine, switch, slots, channel, store, attester, lifecycle, authenticator, written
         )
@@ -134,8 +158,10 @@ async def serving_scripted(
 @contextlib.asynccontextmanager
 async def listening(app: Gateway) -> AsyncIterator[str]:
     """Serve `app` with the server that the program uses, on a free port of 127.0.0.1."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
+    # The protocol is named, as in the program: asyncio leaves Nagle's algorithm on for a socket that does not say TCP.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = PromptServer(
             uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
         )
         task = asyncio.create_task(server._serve([listener]))
@@ -144,8 +170,98 @@ async def listening(app: Gateway) -> AsyncIterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = server.force_exit = True
+            server.ending.set()
             await task
+
+
+class PromptServer(uvicorn.Server):
+    """Uvicorn that ends when `ending` is set, and not at its next look at a flag 100 ms later."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ending.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)
+
+
+@dataclass
+class RawAnswer:
+    """A response as its bytes came: `headers` by lower-case name, in order; `body` after transfer decoding."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The value of a header that may come once at most."""
+        found = [value for each, value in self.headers if each == name]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+
+class RawConnection:
+    """One connection to the gateway on which a test writes what no client library would."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self) -> RawAnswer:
+        """The next response. Raises EOFError when the connection ends before it is whole."""
+        async with asyncio.timeout(5):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            status, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+            pairs = [line.split(":", 1) for line in lines]
+            headers = [(name.lower(), value.strip()) for name, value in pairs]
+            answer = RawAnswer(int(status.split()[1]), headers, b"")
+            answer.body = await self._body(answer)
+        return answer
+
+    async def is_closed(self) -> bool:
+        """Whether the gateway closes the connection, once all it sent was read."""
+        async with asyncio.timeout(5):
+            return not await self._reader.read(1)
+
+    async def _body(self, answer: RawAnswer) -> bytes:
+        if answer.header("transfer-encoding") != "chunked":
+            return await self._reader.readexactly(int(answer.header("content-length") or 0))
+        parts = []
+        while size := int(await self._reader.readline(), 16):
+            parts.append(await self._reader.readexactly(size + 2))
+        await self._reader.readexactly(2)
+        return b"".join(part[:-2] for part in parts)
+
+
+@contextlib.asynccontextmanager
+async def raw_connection(url: str) -> AsyncIterator[RawConnection]:
+    """Connect to the gateway at `url`."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield RawConnection(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def raw_post(body: bytes, *headers: bytes, target: bytes = b"/v1/chat/completions") -> bytes:
+    """A POST request as bytes, with a length."""
+    lines = [b"POST " + target + b" HTTP/1.1", b"Host: confide", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def event(data: object) -> bytes:
@@ -176,6 +292,11 @@ def finish(reason: str = "stop", *, prompt_tokens: int = 3, completion_tokens: i
 def answering(*texts: str, reason: str = "stop") -> Script:
     """A whole answer made of these pieces."""
     return [sse_head(), *(token(text) for text in texts), finish(reason), LAST_CHUNK]
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {token}"}
 
 
 def chat(text: str = "Hello", **members: object) -> dict[str, object]:

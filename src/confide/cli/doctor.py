@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from confide.engine.progress import Progress
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-PIPED_WIDTH = 1000  # columns; a path that is cut off is of no use to grep
+PIPED_WIDTH = 1000  # columns; one line a check, for grep
 
 
 def doctor(
@@ -93,6 +93,8 @@ def show(findings: list[Finding]) -> None:
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     drawn = Table("check", "status", "found", "what to do", box=None, header_style="bold")
+    for column in drawn.columns:
+        column.overflow = "fold"  # a path that is cut off is of no use
     for finding in findings:
         status = Text(finding.status, style=STYLES[finding.status])
         drawn.add_row(Text(finding.check), status, Text(finding.found), Text(finding.remedy or ""))

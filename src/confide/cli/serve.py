@@ -41,13 +41,24 @@ def serve(
     check_tls(effective)
     home = configuration.home()
     check_writable(home)
+    pull_missing(effective, home)
+    run(effective, home)
 
+
+def run(config: Config, home: Path) -> None:
+    """Serve until a signal. Raises as gateway.service.serve does."""
     import uvloop  # these cost half a second, which a refusal and --print-config should not pay
 
-    from confide.gateway.service import serve as run
+    from confide.engine import catalogue
+    from confide.engine.gguf import GgufError
+    from confide.gateway import service
 
-    pull_missing(effective, home)
-    uvloop.run(run(effective, home, announce=announce))
+    try:
+        uvloop.run(service.serve(config, home, announce=announce))
+    except GgufError:
+        for model in config.model:  # a header that cannot be read: most likely these are not the recorded bytes
+            catalogue.verify_weights(catalogue.find(home, model.upstream_model))
+        raise
 
 
 def check_tls(config: Config) -> None:

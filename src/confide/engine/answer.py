@@ -13,10 +13,11 @@ import msgspec
 from confide.engine.grammar import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Adherence
 
 
-class Content(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer's text."""
+class Content(msgspec.Struct, frozen=True):
+    """A piece of the answer's text, with its tokens' log probabilities in OpenAI's shape where they were asked for."""
 
     text: str
+    logprobs: list[dict[str, object]] | None = None
 
 
 class ReasoningText(msgspec.Struct, frozen=True, gc=False):
@@ -119,6 +120,7 @@ class Choice:
         self._must_complete = must_complete
         self._keep_reasoning = keep_reasoning
         self._reader = reader_for(mode, new_call_id, named)
+        self._logprobs: list[dict[str, object]] = []  # of text that the reader still holds back
 
     def step(self, event: EngineEvent) -> list[Delta]:
         """Raises LeftGrammar when the text is not what was asked for; the answer must then not end as complete."""
@@ -131,17 +133,37 @@ class Choice:
         if given.delta.reasoning_content and self._keep_reasoning:
             deltas.append(ReasoningText(given.delta.reasoning_content))
         if given.delta.content:
-            if self._adherence is not None and not self._adherence.holds(given.delta.content):
-                raise LeftGrammar
-            deltas += self._reader.feed(given.delta.content)
+            deltas += self._read(given.delta.content)
         if given.finish_reason is not None:
-            if given.finish_reason == "stop" and self._must_complete and not self._is_complete():
-                raise LeftGrammar
-            deltas += self._reader.end()
-            self.finish_reason = "tool_calls" if self._reader.has_calls else given.finish_reason
-            if given.finish_reason == "length":
-                self.finish_reason = "length"
+            deltas += self._finish(given.finish_reason)
+        self._logprobs += public_logprobs(given)
+        return self._with_logprobs(deltas) if self._logprobs else deltas
+
+    def _read(self, text: str) -> list[Delta]:
+        if self._adherence is not None and not self._adherence.holds(text):
+            raise LeftGrammar
+        return self._reader.feed(text)
+
+    def _finish(self, reason: str) -> list[Delta]:
+        if reason == "stop" and self._must_complete and not self._is_complete():
+            raise LeftGrammar
+        deltas = self._reader.end()
+        is_whole = reason == "stop" and self._is_complete()  # not where a stop string of the client's cut it
+        self.finish_reason = "tool_calls" if self._reader.has_calls and is_whole else reason
         return deltas
+
+    def _with_logprobs(self, deltas: list[Delta]) -> list[Delta]:
+        """All that wait go out with the first text; those of a marker, which is no text, with none."""
+        given: list[Delta] = []
+        for delta in deltas:
+            if isinstance(delta, Content) and self._logprobs:
+                given.append(Content(delta.text, self._logprobs))
+                self._logprobs = []
+            else:
+                given.append(delta)
+        if self._reader.has_calls:
+            self._logprobs = []
+        return given
 
     def _is_complete(self) -> bool:
         return self._adherence is None or self._adherence.is_complete
@@ -179,10 +201,9 @@ class ArgumentsReader:
 
 
 class CallReader:
-    """The text is calls of the form `{"name":"…","arguments":…}`, each behind `opener` and before `closer`.
+    """The text is calls of the form `{"name":"…","arguments":{…}}`, each behind `opener` and before `closer`.
 
-    Arguments leave as they come, less as many characters as might still be the end of the call. The grammar makes the
-    form exact: a raw line feed cannot stand in compact JSON, so `closer` cannot occur inside the arguments.
+    Arguments leave as they come, up to the brace that ends their object. The grammar makes the rest of the form exact.
     """
 
     NAME_END = ',"arguments":'
@@ -192,8 +213,8 @@ class CallReader:
         self._opener = opener
         self._closer = "}" + closer
         self._buffer = ""
-        self._in_arguments = False
-        self._in_call = not opener
+        self._take = self._take_text if opener else self._take_name
+        self._object = JsonObject()
         self._count = 0
 
     @property
@@ -203,58 +224,77 @@ class CallReader:
     def feed(self, text: str) -> list[Delta]:
         self._buffer += text
         deltas: list[Delta] = []
-        while (found := self._next()) is not None:
+        while (found := self._take()) is not None:
             deltas += found
         return deltas
 
     def end(self) -> list[Delta]:
-        """What is left when the text ends: text that was held back, or the tail of arguments that were cut."""
+        """What was held back as it might have been a marker; a call that was cut before its arguments is none."""
         rest, self._buffer = self._buffer, ""
-        if self._in_arguments:
-            rest = rest.removesuffix(self._closer)
-            return [CallArguments(self._count - 1, rest)] if rest else []
-        if self._in_call or not rest:
-            return []
-        return [Content(rest)]
+        return [Content(rest)] if rest and self._take == self._take_text and not self.has_calls else []
 
-    def _next(self) -> list[Delta] | None:
-        """The next deltas that the buffer allows, or None when it needs more text."""
-        if self._in_arguments:
-            return self._take_arguments()
-        if self._in_call:
-            return self._take_name()
-        return self._take_text()
+    # Each gives the next deltas that the buffer allows, or None when it needs more text.
 
     def _take_text(self) -> list[Delta] | None:
         text, marker, rest = self._buffer.partition(self._opener)
         if marker:
-            self._buffer, self._in_call = rest, True
-            text = text if self._count == 0 else ""  # the line feed between two calls is not content
-            return [Content(text)] if text else []
-        keep = overlap(self._buffer, self._opener)
-        text, self._buffer = self._buffer[: len(self._buffer) - keep], self._buffer[len(self._buffer) - keep :]
-        return [Content(text)] if text and self._count == 0 else None
+            self._buffer, self._take = rest, self._take_name
+        else:
+            keep = overlap(text, self._opener)
+            text, self._buffer = text[: len(text) - keep], text[len(text) - keep :]
+        if text and not self.has_calls:  # the line feed between two calls is not content
+            return [Content(text)]
+        return [] if marker else None
 
     def _take_name(self) -> list[Delta] | None:
         head, found, rest = self._buffer.partition(self.NAME_END)
         if not found:
             return None
         name = json.loads(head.removeprefix('{"name":'))
-        self._buffer, self._in_arguments = rest, True
+        self._buffer, self._take, self._object = rest, self._take_arguments, JsonObject()
         self._count += 1
         return [CallOpened(self._count - 1, self._new_call_id(), name)]
 
     def _take_arguments(self) -> list[Delta] | None:
-        if len(self._closer) == 1:  # the call ends with the text: only the last character can be its end
-            ready, self._buffer = self._buffer[:-1], self._buffer[-1:]
-            return [CallArguments(self._count - 1, ready)] if ready else None
-        ready, found, rest = self._buffer.partition(self._closer)
-        if found:
-            self._buffer, self._in_arguments, self._in_call = rest, False, False
-            return [CallArguments(self._count - 1, ready)] if ready else []
-        keep = overlap(self._buffer, self._closer)
-        ready, self._buffer = self._buffer[: len(self._buffer) - keep], self._buffer[len(self._buffer) - keep :]
-        return [CallArguments(self._count - 1, ready)] if ready else None
+        end = self._object.end_in(self._buffer)
+        text, self._buffer = self._buffer[:end], "" if end is None else self._buffer[end:]
+        if end is not None:
+            self._take = self._take_closer
+        return [CallArguments(self._count - 1, text)] if text else None
+
+    def _take_closer(self) -> list[Delta] | None:
+        if not self._buffer.startswith(self._closer):
+            return None
+        self._buffer = self._buffer.removeprefix(self._closer)
+        if self._opener:
+            self._take = self._take_text
+        return []
+
+
+class JsonObject:
+    """Finds where the text of a JSON object ends, in whatever pieces it comes."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._is_escaped = False
+
+    def end_in(self, piece: str) -> int | None:
+        """The index behind its last brace in `piece`, which follows all that came before, or None."""
+        for index, character in enumerate(piece):
+            if self._is_escaped:
+                self._is_escaped = False
+            elif character == "\\":
+                self._is_escaped = True
+            elif character == '"':
+                self._in_string = not self._in_string
+            elif not self._in_string and character in "{[":
+                self._depth += 1
+            elif not self._in_string and character in "}]":
+                self._depth -= 1
+                if not self._depth:
+                    return index + 1
+        return None
 
 
 Reader = TextReader | ArgumentsReader | CallReader
@@ -280,12 +320,10 @@ def overlap(text: str, marker: str) -> int:
     return 0
 
 
-def public_logprobs(event: EngineEvent) -> list[dict[str, object]] | None:
-    """The event's log probabilities in OpenAI's shape, without the engine's token ids; None when it has none."""
-    given = event.choices[0].logprobs if event.choices else None
-    if given is None or given.content is None:
-        return None
-    return [public_logprob(entry, top=True) for entry in given.content]
+def public_logprobs(choice: EngineChoice) -> list[dict[str, object]]:
+    """The log probabilities in OpenAI's shape, without the engine's token ids."""
+    content = choice.logprobs.content if choice.logprobs is not None else None
+    return [public_logprob(entry, top=True) for entry in content or []]
 
 
 def public_logprob(entry: EngineLogprob, *, top: bool) -> dict[str, object]:

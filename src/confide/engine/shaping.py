@@ -17,9 +17,11 @@ from confide.engine.grammar import (
     ANY_OBJECT,
     NO_PARAMETERS,
     Function,
+    arguments_schema,
     auto_grammar,
     call_grammar,
-    check_compiles,
+    check_bounds,
+    check_size,
     json_grammar,
 )
 from confide.errors import InvalidRequest
@@ -28,6 +30,10 @@ from confide.protocol.chat_body import JsonObject, JsonSchema, NamedTool
 from confide.protocol.chat_messages import Tool
 
 UNSEEN = "\u200b"  # zero width space: keeps a special token's text readable, and no longer a token
+MARKERS = frozenset(
+    ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>", "<__media__>"]
+)
+CHARACTERS_A_TOKEN = 64  # on average over a prompt, at most; about 4 in prose
 # Members of the wire contract (2.1, 2.2) that this engine honours.
 SUPPORTED = frozenset(
     {
@@ -68,21 +74,34 @@ class EngineFacts(msgspec.Struct, frozen=True):
     takes_images: bool = False
 
 
+class Constraint(msgspec.Struct, frozen=True):
+    """What the answer is held to and how it is read. `param`: the member of the request that asked for `grammar`."""
+
+    mode: Mode
+    grammar: str | None = None
+    param: str = ""
+    named: str | None = None
+
+
+FREE = Constraint(Mode.TEXT)
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """What to ask of the engine: one body a choice, how to read the answers, and the grammar they must keep."""
+    """What to ask of the engine: one body a choice, and how the answers are held to their form and read."""
 
     bodies: tuple[dict[str, object], ...]
-    mode: Mode
-    grammar: str | None
-    named: str | None
+    constraint: Constraint
     must_complete: bool  # a client's own stop string may end the text inside the grammar
     keep_reasoning: bool
 
 
 def plan(request: ChatRequest, facts: EngineFacts) -> Plan:
-    """Shape a request. Raises InvalidRequest naming the member that this engine cannot honour."""
+    """Shape a request; its grammar is not compiled here, which takes time.
+
+    Raises InvalidRequest naming the member that this engine cannot honour.
+    """
     refuse_unsupported(request)
-    mode, grammar, named = constraint(request)
+    held = constraint(request)
     body: dict[str, object] = {
         "messages": messages(request, facts),
         "stream": True,  # also for a buffered answer: only a stream can be cancelled
@@ -91,18 +110,44 @@ def plan(request: ChatRequest, facts: EngineFacts) -> Plan:
         "cache_prompt": False,
         **sampling(request),
     }
-    if grammar is not None:
-        body["grammar"] = grammar
+    if held.grammar is not None:
+        body["grammar"] = held.grammar
     if request.tools and request.tool_choice != "none":
         body["chat_template_kwargs"] = {"tools": [described(tool, facts.special) for tool in request.tools]}
     return Plan(
         bodies=tuple({**body, **seed(request, index)} for index in range(request.n)),
-        mode=mode,
-        grammar=grammar,
-        named=named,
+        constraint=held,
         must_complete=not request.stop,
         keep_reasoning=not request.reasoning.exclude,
     )
+
+
+def refuse_longer(request: ChatRequest, context_length: int) -> None:
+    """Raise InvalidRequest for text that no tokenizer fits in `context_length` tokens.
+
+    The engine counts tokens first, and 30 MB keep it busy for a minute, whether or not the client is still there.
+    """
+    length = characters(msgspec.to_builtins(request.messages)) + characters(msgspec.to_builtins(request.tools))
+    if length > context_length * CHARACTERS_A_TOKEN:
+        raise InvalidRequest(
+            f"the prompt has {length} characters; this model takes {context_length} tokens", param="messages"
+        )
+
+
+def characters(value: object) -> int:
+    """Of all text inside a JSON value, names of members included and images left out."""
+    count, waiting = 0, [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text:
+                count += len(text)
+            case {"type": "image_url"}:
+                pass
+            case dict() as members:
+                waiting += [*members, *members.values()]
+            case list() | tuple() as items:
+                waiting += items
+    return count
 
 
 def refuse_unsupported(request: ChatRequest) -> None:
@@ -113,31 +158,39 @@ def refuse_unsupported(request: ChatRequest) -> None:
         raise InvalidRequest("this model does not reason; leave it out, or ask for effort none", param="reasoning")
 
 
-def constraint(request: ChatRequest) -> tuple[Mode, str | None, str | None]:
-    """How the answer is constrained and read: mode, grammar, and the named function."""
-    functions = [Function(tool.function.name, tool.function.parameters) for tool in request.tools]
+def constraint(request: ChatRequest) -> Constraint:
+    """How the answer is constrained and read."""
     choice, shape = request.tool_choice, request.response_format
-    constrained = isinstance(shape, JsonObject | JsonSchema)
-    if constrained and functions and choice not in ("none", "auto"):
+    is_json = isinstance(shape, JsonObject | JsonSchema)
+    if is_json and choice not in ("none", "auto"):
         raise InvalidRequest("a forced tool call and a response format exclude each other", param="response_format")
+    if isinstance(shape, JsonSchema):
+        check_bounds(shape.schema or {}, param="response_format")
+        return held_to(json_grammar(shape.schema or {}), Mode.TEXT, "response_format")
+    if isinstance(shape, JsonObject):
+        return held_to(json_grammar(ANY_OBJECT), Mode.TEXT, "response_format")
+    if choice == "none":
+        return FREE
+    return calls(request, choice)
+
+
+def calls(request: ChatRequest, choice: str | NamedTool) -> Constraint:
+    """The named function's arguments, one call of any function, or text that may hold calls."""
+    functions = [Function(tool.function.name, tool.function.parameters) for tool in request.tools]
+    for function in functions:
+        check_bounds(arguments_schema(function), param="tools")
     if isinstance(choice, NamedTool):
         function = next(function for function in functions if function.name == choice.name)
-        return Mode.ARGUMENTS, compiled(json_grammar(function.parameters or NO_PARAMETERS), "tools"), function.name
+        return held_to(json_grammar(arguments_schema(function)), Mode.ARGUMENTS, "tools", function.name)
     if choice == "required":
-        return Mode.CALL, compiled(call_grammar(functions), "tools"), None
-    if isinstance(shape, JsonSchema):
-        return Mode.TEXT, compiled(json_grammar(shape.schema or {}), "response_format"), None
-    if isinstance(shape, JsonObject):
-        return Mode.TEXT, json_grammar(ANY_OBJECT), None
-    if functions and choice == "auto":
-        return Mode.AUTO, compiled(auto_grammar(functions, parallel=request.parallel_tool_calls), "tools"), None
-    return Mode.TEXT, None, None
+        return held_to(call_grammar(functions), Mode.CALL, "tools")
+    return held_to(auto_grammar(functions, parallel=request.parallel_tool_calls), Mode.AUTO, "tools")
 
 
-def compiled(grammar: str, param: str) -> str:
-    """The grammar, once it is known to compile. Raises InvalidRequest naming `param`."""
-    check_compiles(grammar, param=param)
-    return grammar
+def held_to(grammar: str, mode: Mode, param: str, named: str | None = None) -> Constraint:
+    """A constraint whose grammar is not too large. Raises InvalidRequest naming `param`."""
+    check_size(grammar, param=param)
+    return Constraint(mode, grammar, param, named)
 
 
 def sampling(request: ChatRequest) -> dict[str, object]:
@@ -180,15 +233,33 @@ def messages(request: ChatRequest, facts: EngineFacts) -> list[object]:
     """The messages as the template reads them, every text of the client's made harmless."""
     shaped: list[object] = []
     for index, message in enumerate(request.messages):
-        members: dict[str, object] = msgspec.to_builtins(message)
+        members = msgspec.to_builtins(message)
         content = shaped_content(members.get("content"), facts, f"messages[{index}].content")
         kept: dict[str, object] = {"role": members["role"], "content": content}
         if members.get("tool_calls"):
-            kept["tool_calls"] = neutralised(members["tool_calls"], facts.special)
+            kept["tool_calls"] = [shaped_call(call, facts.special) for call in members["tool_calls"]]
         if members.get("tool_call_id"):
             kept["tool_call_id"] = neutralised(members["tool_call_id"], facts.special)
         shaped.append(kept)
     return shaped
+
+
+def shaped_call(call: dict[str, dict[str, str]], special: re.Pattern[str]) -> object:
+    """An earlier call. Its arguments go as JSON, because the engine decodes them before the template sees them.
+
+    So a special token spelled with escapes would come alive there: what is decoded is made harmless here. Arguments
+    that do not decode were cut; the engine refuses those, and takes them as a JSON string.
+    """
+    arguments = call["function"]["arguments"]
+    try:
+        decoded = neutralised(msgspec.json.decode(arguments), special)
+    except (msgspec.DecodeError, RecursionError):
+        decoded = neutralise(arguments, special)
+    function = {
+        "name": neutralise(call["function"]["name"], special),
+        "arguments": msgspec.json.encode(decoded).decode(),
+    }
+    return {"id": neutralise(str(call["id"]), special), "type": "function", "function": function}
 
 
 def shaped_content(content: object, facts: EngineFacts, param: str) -> object:
@@ -196,25 +267,34 @@ def shaped_content(content: object, facts: EngineFacts, param: str) -> object:
     if content is None or isinstance(content, str):
         return neutralise(content or "", facts.special)
     assert isinstance(content, Sequence)
-    parts = [shaped_part(part, facts, f"{param}[{index}]") for index, part in enumerate(content)]
-    if all(part["type"] == "text" for part in parts):
-        return "\n".join(str(part["text"]) for part in parts)
-    return parts
+    parts: list[dict[str, object]] = []
+    for index, part in enumerate(content):
+        shaped = shaped_part(part, facts, f"{param}[{index}]")
+        if parts and parts[-1]["type"] == shaped["type"] == "text":
+            parts[-1] = {"type": "text", "text": f"{parts[-1]['text']}\n{shaped['text']}"}
+        else:
+            parts.append(shaped)
+    if [part["type"] for part in parts] == ["text"]:
+        return neutralise(str(parts[0]["text"]), facts.special)
+    return [
+        {**part, "text": neutralise(str(part["text"]), facts.special)} if part["type"] == "text" else part
+        for part in parts
+    ]
 
 
 def shaped_part(part: object, facts: EngineFacts, param: str) -> dict[str, object]:
     """One content part. Remote images were fetched before; what is still remote is refused."""
     assert isinstance(part, dict)
     if part["type"] == "text":
-        return {"type": "text", "text": neutralise(part["text"], facts.special)}
+        return {"type": "text", "text": part["text"]}
     if part["type"] != "image_url":
         raise InvalidRequest("this model takes text" + (" and images" if facts.takes_images else ""), param=param)
     if not facts.takes_images:
         raise InvalidRequest("this model takes text only, got an image", param=param)
     url = part["image_url"]["url"]
-    if not url.startswith("data:"):
+    if url[:5].lower() != "data:":
         raise InvalidRequest("remote images are switched off here; send the image as a data: URL", param=param)
-    return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": "data:" + url[5:]}}
 
 
 def described(tool: Tool, special: re.Pattern[str]) -> dict[str, object]:
@@ -232,15 +312,18 @@ def described(tool: Tool, special: re.Pattern[str]) -> dict[str, object]:
 
 
 def special_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for the tokenizer's special tokens and the template's own markers, the longest first."""
-    markers = {"<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"}
-    texts = sorted({*markers, *(token for token in special_tokens if len(token.strip()) > 2)}, key=len, reverse=True)
+    """A pattern for the tokenizer's special tokens and the markers of template and engine, the longest first.
+
+    Left out is what an inserted character cannot break: a single one, and a token that holds that character itself.
+    """
+    breakable = (token for token in special_tokens if len(token.strip()) > 1 and UNSEEN not in token)
+    texts = sorted({*MARKERS, *breakable}, key=len, reverse=True)
     return re.compile("|".join(re.escape(text) for text in texts))
 
 
 def neutralise(text: str, special: re.Pattern[str]) -> str:
     """The text with every special token broken by a zero-width space, so that it cannot open or close a turn."""
-    while special.search(text):
+    while special.search(text):  # again, as tokens may overlap
         text = special.sub(lambda found: found[0][0] + UNSEEN + found[0][1:], text)
     return text
 

@@ -1,23 +1,29 @@
 """The engine's slots: how many generations run at a time, and a bounded queue of those that wait.
 
 A waiting request whose client left never starts: cancelling `acquire` takes it out of the queue, or gives the slot
-back when it had just been granted.
+back when it had just been granted. A turn is decided once, granted or timed out, so a slot is neither lost nor had
+twice.
 """
 
 import asyncio
 from collections import deque
 
-from confide.errors import LimitReached, NotReady
+from confide.errors import InvalidRequest, LimitReached, NotReady
+
+TIMED_OUT_RETRY_AFTER_S = 5
+
+Turn = asyncio.Future[None]
 
 
 class Slots:
     """`count` slots and `queue` places to wait for one, in order of arrival, `timeout_s` seconds at most."""
 
     def __init__(self, count: int, *, queue: int, timeout_s: float) -> None:
+        self._count = count
         self._free = count
         self._queue = queue
         self._timeout_s = timeout_s
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Turn] = deque()
 
     @property
     def free(self) -> int:
@@ -28,25 +34,26 @@ class Slots:
         return len(self._waiting)
 
     def check_room(self, wanted: int) -> None:
-        """Raise LimitReached when `wanted` generations find neither slots nor places in the queue."""
+        """Raise LimitReached when `wanted` generations find neither slots nor places in the queue.
+
+        Raises InvalidRequest when they never would, however long the caller waits.
+        """
+        most = self._count + self._queue
+        if wanted > most:
+            raise InvalidRequest(f"n must be at most {most} here", param="n")
         if wanted > self._free + self._queue - len(self._waiting):
-            raise LimitReached("too many requests are waiting; try again shortly", retry_after_s=self._retry_after_s())
+            raise self._full()
 
     async def acquire(self) -> None:
-        """Take a slot, waiting for one. Raises NotReady when none came free in time. Ask `check_room` first."""
-        if self._free and not self._waiting:
+        """Take a slot, waiting for one. Raises NotReady when none came free in time, LimitReached when the queue is
+        full: that several waited at once with room for one of them shows only here.
+        """
+        if self._free:  # then nobody waits: `release` hands a slot over as long as anyone does
             self._free -= 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await turn
-        except (TimeoutError, asyncio.CancelledError) as left:
-            self._leave(turn)
-            if isinstance(left, TimeoutError):
-                raise NotReady("no slot came free in time; try again shortly", retry_after_s=5) from left
-            raise
+        if len(self._waiting) >= self._queue:
+            raise self._full()
+        await self._turn()
 
     def release(self) -> None:
         """Give a slot back; the one who waits longest gets it."""
@@ -57,11 +64,33 @@ class Slots:
                 return
         self._free += 1
 
-    def _leave(self, turn: asyncio.Future[None]) -> None:
+    async def _turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        turn: Turn = loop.create_future()
+        self._waiting.append(turn)
+        limit = loop.call_later(self._timeout_s, self._time_out, turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._leave(turn)
+            raise
+        finally:
+            limit.cancel()
+
+    def _time_out(self, turn: Turn) -> None:
+        if not turn.done():
+            self._waiting.remove(turn)
+            turn.set_exception(
+                NotReady("no slot came free in time; try again shortly", retry_after_s=TIMED_OUT_RETRY_AFTER_S)
+            )
+
+    def _leave(self, turn: Turn) -> None:
         if turn in self._waiting:
             self._waiting.remove(turn)
-        elif turn.done() and not turn.cancelled():
-            self.release()
+        elif not turn.cancelled() and turn.exception() is None:
+            self.release()  # granted in the very moment of the cancellation
 
-    def _retry_after_s(self) -> int:
-        return 1 + len(self._waiting) // 4
+    def _full(self) -> LimitReached:
+        """The wait grows with the queue: about a second a round of generations."""
+        seconds = 1 + len(self._waiting) // self._count
+        return LimitReached("too many requests are waiting; try again shortly", retry_after_s=seconds)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from confide.engine.worker import Settings
-from confide.errors import ConfigError, NotReady
+from confide.errors import ConfideError, ConfigError, NotReady
 from confide.telemetry.logs import Log
 
 LOAD_TIMEOUT_S = 180.0
@@ -24,6 +24,11 @@ BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 30.0
 STEADY_S = 60.0  # an engine that lived this long starts again without back-off
 SOCKET_PATH_MOST = 100  # bytes; sun_path holds 108 on Linux, 104 on macOS
+# What Python and the engine's libraries read. Everything else stays with the parent, whose variables may hold keys.
+KEPT_VARIABLES = frozenset(
+    ["HOME", "LANG", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"]
+)
+KEPT_PREFIXES = ("CUDA_", "GGML_", "GOMP_", "HIP_", "LC_", "OMP_", "ROCR_", "VK_")
 
 
 class EngineLoadFailed(ConfigError):
@@ -73,6 +78,7 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
         await self._end_process()
+        remove_socket(Path(self.settings.socket_path))
 
     async def _launch(self) -> None:
         await asyncio.to_thread(self._before_start)
@@ -82,6 +88,7 @@ class Supervisor:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env=worker_environment(),
+            start_new_session=True,  # Ctrl-C on a terminal goes to a whole group; streams drain first
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -120,7 +127,7 @@ class Supervisor:
                 self.restarts += 1
                 try:
                     await self._launch()
-                except (ConfigError, OSError) as error:
+                except (ConfideError, OSError) as error:  # weights that changed are a VerificationError
                     self._log.write("engine.start_failed", error=type(error).__name__)
 
     async def _end_process(self) -> None:
@@ -134,8 +141,10 @@ class Supervisor:
 
 def worker_environment() -> dict[str, str]:
     """The child gets no settings and no keys by environment, and its threads sleep instead of spinning."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("CONFIDE_")}
-    return {**keep, "OMP_WAIT_POLICY": "passive"}
+    kept = {
+        name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES)
+    }
+    return {"OMP_WAIT_POLICY": "passive", **kept}
 
 
 def socket_directory(home: Path) -> Path:
@@ -146,6 +155,13 @@ def socket_directory(home: Path) -> Path:
     directory.mkdir(mode=0o700, exist_ok=True)
     directory.chmod(0o700)
     return directory
+
+
+def remove_socket(path: Path) -> None:
+    """The socket, which a killed process leaves behind, and its directory unless another model's is in it."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def new_api_key() -> str:

@@ -4,6 +4,7 @@ Prompt routes are plain ASGI callables; everything else is routed by Starlette. 
 rebuilt from headers: a `Host` header decides nothing.
 """
 
+import contextlib
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -84,11 +85,16 @@ class Gateway:
         if scope["method"] == "OPTIONS":
             await preflight(send)
         elif prompt is None:
-            await self._others(scope, receive, with_common_headers(send))
+            await self._route(scope, receive, with_common_headers(send))
         elif scope["method"] == "POST":
             await prompt(scope, receive, send)
         else:
             await write_error(Writer(send), method_not_allowed(), ((b"allow", b"POST, OPTIONS"),))
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whatever is no prompt. A fault is answered and recorded by `_fault`, and its text goes no further."""
+        with contextlib.suppress(Exception):  # Starlette raises it again, for a server that would log it with its text
+            await self._others(scope, receive, send)
 
     async def _refused(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, WireError)

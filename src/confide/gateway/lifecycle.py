@@ -2,12 +2,19 @@
 
 On SIGTERM the service is no longer ready, refuses new prompts, and lets running answers finish within the drain
 window. What still runs then is stopped: a stream ends with the error tail, a buffered answer with a 503.
+
+A request is stopped by cancelling its task, once, and never after it was sealed: from then on its last bytes are
+committed and written, which nothing interrupts.
 """
 
 import asyncio
 from enum import Enum, auto
 
 from confide.errors import NotReady
+from confide.gateway.wire import Receive
+
+SHUTTING_DOWN = "the service is shutting down"
+RETRY_AFTER_S = 5
 
 
 class Stop(Enum):
@@ -18,18 +25,44 @@ class Stop(Enum):
 
 
 class InFlight:
-    """One request being answered. `stop` cancels its task once; the reason tells its handler what to write."""
+    """One request being answered, from its first byte to its last. Owns the task that waits for the client to leave."""
+
+    __slots__ = ("_leaving", "_task", "is_client_gone", "is_sealed", "reason")
 
     def __init__(self, task: "asyncio.Task[object]") -> None:
         self._task = task
-        self.reason: Stop | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self.is_client_gone = False
         self.is_sealed = False
+        self.reason: Stop | None = None
 
     def stop(self, reason: Stop) -> None:
-        """Cancel at the next await; without effect once sealed (its last bytes are being written) or stopped."""
+        """Cancel at the next await; without effect once sealed or stopped, but a client that left is always noted."""
+        if reason is Stop.CLIENT_GONE:
+            self.is_client_gone = True
         if self.reason is None and not self.is_sealed:
             self.reason = reason
             self._task.cancel()
+
+    def take_back(self) -> Stop | None:
+        """Call on a CancelledError: ends the cancellation that `stop` began and says why; None when it is another's."""
+        if self.reason is not None:
+            self._task.uncancel()
+        return self.reason
+
+    def watch(self, receive: Receive) -> None:
+        """Stop when the client leaves. Begins once the body was read and before the upstream is contacted."""
+        self._leaving = asyncio.create_task(self._stop_when_gone(receive))
+
+    def end(self) -> None:
+        """Nobody waits for the client to leave any more."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+
+    async def _stop_when_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.stop(Stop.CLIENT_GONE)
 
 
 class Lifecycle:
@@ -49,10 +82,13 @@ class Lifecycle:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
-    def enter(self) -> InFlight:
-        """Register the current task's request. Raises NotReady while draining."""
+    def check_open(self) -> None:
+        """Raise NotReady while draining."""
         if self._draining:
-            raise NotReady("the service is shutting down", retry_after_s=5)
+            raise shutting_down()
+
+    def enter(self) -> InFlight:
+        """Register the current task's request; a drain waits for it, so `leave` must follow."""
         task = asyncio.current_task()
         assert task is not None
         entry = InFlight(task)
@@ -62,6 +98,7 @@ class Lifecycle:
 
     def leave(self, entry: InFlight) -> None:
         """The request is over, however it ended."""
+        entry.end()
         self._in_flight.discard(entry)
         if not self._in_flight:
             self._idle.set()
@@ -82,3 +119,8 @@ class Lifecycle:
         except TimeoutError:
             return False
         return True
+
+
+def shutting_down() -> NotReady:
+    """What a client is told, as a response or as the tail of its stream."""
+    return NotReady(SHUTTING_DOWN, retry_after_s=RETRY_AFTER_S)

@@ -3,16 +3,25 @@
     body, bounded and hashed -> who asks -> what is asked -> which upstream -> answer, hashed as it leaves
     -> proof committed to the store -> last frame
 
-Every exit goes through `_answer`: done, refused, failed, client gone, drained. Two things hold on each: the upstream
+Every exit goes through `__call__`: done, refused, failed, client gone, drained. Two things hold on each: the upstream
 is released before the exit is left, and exactly one log line names the outcome. A proof is stored for every answer of
-which bytes reached the client; the line says why where there is none.
+which bytes reached the client, over the bytes that were handed to the server; the line says why where there is none.
+
+    outcome         proof                     the client has
+    complete        over the whole answer     all of it
+    truncated       up to `[DONE]`            the error tail in place of the rest
+    client_closed   over what was sent        left; none is due when nothing was sent
+    refused         none                      an error response, 4xx
+    failed          none                      an error response, 5xx
 """
 
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
+from typing import Self
 
 import msgspec
 
@@ -20,7 +29,7 @@ from confide.attester.keys import LegacyKeys
 from confide.config import Config
 from confide.errors import InternalError, InvalidRequest, NotReady, ServingFailed, WireError
 from confide.gateway.auth import Authenticator, Principal
-from confide.gateway.lifecycle import InFlight, Lifecycle, Stop
+from confide.gateway.lifecycle import InFlight, Lifecycle, Stop, shutting_down
 from confide.gateway.models import ModelTable
 from confide.gateway.wire import (
     EVENT_STREAM,
@@ -34,30 +43,99 @@ from confide.gateway.wire import (
     write_error,
 )
 from confide.protocol.chat import new_chat_id, parse_chat
-from confide.protocol.sse import DONE, error_tail
+from confide.protocol.sse import DONE, KEEP_ALIVE, error_tail
 from confide.store.base import Proof, Store
 from confide.telemetry.logs import Log
 from confide.upstream.base import Answering, Head, Tally
 
 NO_E2EE = (b"x-e2ee-applied", b"false")
-SHUTTING_DOWN = "the service is shutting down"
+STREAM_HEADERS = (*EVENT_STREAM, NO_E2EE)
+UNSEALED = bytes(32)
+ID_BYTES, IDS_DRAWN = 16, 256
+Write = Callable[[bytes], Awaitable[None]]
+CONSTRAINT = re.compile(r"aci_[a-z_]{1,32}")
 
 
 class Passage:
     """What is known of one request on its way through; the log line is made of it."""
 
-    __slots__ = ("began", "head", "model_id", "outcome", "principal", "reason", "request_sha256", "stream", "tally")
+    __slots__ = (
+        "began",
+        "entry",
+        "has_proof",
+        "head",
+        "model_id",
+        "outcome",
+        "principal",
+        "reason",
+        "request_sha256",
+        "stream",
+        "tally",
+    )
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, entry: InFlight) -> None:
         self.began = began
+        self.entry = entry
         self.outcome = "failed"
         self.reason: str | None = None
+        self.has_proof = False
         self.head: Head | None = None
         self.model_id: str | None = None
         self.principal: Principal | None = None
         self.request_sha256 = b""
         self.stream = False
         self.tally = Tally()
+
+
+class Outgoing(Writer):
+    """An answer on its way out."""
+
+    async def write(self, data: bytes) -> None:
+        """A part of a stream, which begins with the first one."""
+        if not self.is_started:
+            await self.begin()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self.add(data)  # not before: a send that is cancelled while the client is slow to read handed over nothing
+
+    async def begin(self) -> None:
+        """Status and headers of a stream."""
+        await self.start(200, STREAM_HEADERS)
+
+
+class Comments:
+    """Writes a stream's frames, and a comment when nothing was written for `every_s` seconds (wire contract 2.7).
+
+    One writes at a time, so that all is hashed in the order in which the server was given it.
+    """
+
+    def __init__(self, writer: Outgoing, every_s: float) -> None:
+        self._writer = writer
+        self._every_s = every_s
+        self._turn = asyncio.Lock()
+        self._time = asyncio.get_running_loop().time
+        self._wrote_at = self._time()
+
+    async def __aenter__(self) -> Self:
+        self._commenting = asyncio.create_task(self._comment())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._commenting.cancel()
+        await asyncio.gather(self._commenting, return_exceptions=True)
+
+    async def write(self, data: bytes) -> None:
+        """A frame."""
+        async with self._turn:
+            await self._writer.write(data)
+            self._wrote_at = self._time()
+
+    async def _comment(self) -> None:
+        while True:
+            await asyncio.sleep(self._wrote_at + self._every_s - self._time())
+            async with self._turn:
+                if self._time() >= self._wrote_at + self._every_s:
+                    await self._writer.write(KEEP_ALIVE)
+                    self._wrote_at = self._time()
 
 
 class ChatCompletions:
@@ -85,125 +163,135 @@ class ChatCompletions:
         self._lifecycle = lifecycle
         self._log = log
         self._now = now
+        self._chat_ids = chat_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Never raises: what goes wrong is written to the client, or logged when it is gone."""
-        writer, passage = Writer(send), Passage(self._now())
+        """Answer one request. What goes wrong is written to the client, or logged when it is gone; nothing is raised.
+
+        Except a cancellation that is not ours: the server is being torn down.
+        """
+        writer, passage = Outgoing(send), Passage(self._now(), self._lifecycle.enter())
         try:
             await self._answer(scope, receive, writer, passage)
-        except WireError as error:
-            await self._fail(writer, passage, error)
         except ClientGone:
-            passage.outcome, passage.reason = "client_closed", "the client left before its request was whole"
+            await self._leave_off(writer, passage)
+        except asyncio.CancelledError:
+            passage.reason = "torn_down"
+            raise
         except Exception as error:  # noqa: BLE001 - the end of the prompt path: the unknown becomes internal_error
-            self._log.write("fault", error=type(error).__name__)
-            await self._fail(writer, passage, InternalError("something went wrong on our side; it was recorded"))
+            await self._fail(writer, passage, self._in_our_terms(error))
         finally:
+            self._lifecycle.leave(passage.entry)
             self._write_log(writer, passage)
 
-    async def _fail(self, writer: Writer, passage: Passage, error: WireError) -> None:
-        """Tell the client: as an error response, or as the tail of a stream that has begun."""
-        passage.reason = error.type
-        if not writer.is_started:
-            passage.outcome = "failed" if isinstance(error, ServingFailed) else "refused"
-            await write_error(writer, error, (NO_E2EE,))
-        elif not writer.is_ended:
-            passage.outcome = "truncated"
-            await writer.end(error_tail(error.message, error.type, error.status))
-
-    async def _answer(self, scope: Scope, receive: Receive, writer: Writer, passage: Passage) -> None:
-        entry = self._lifecycle.enter()
+    async def _answer(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         try:
             answering = await self._admit(scope, receive, passage)
-            leaving = asyncio.create_task(stop_when_gone(receive, entry))
-            try:
-                await self._serve(answering, writer, passage, entry)
-            finally:
-                leaving.cancel()
-        finally:
-            self._lifecycle.leave(entry)
+            passage.entry.watch(receive)
+            if passage.stream:
+                await self._stream(answering, writer, passage)
+            else:
+                await self._buffered(answering, writer, passage)
+        except asyncio.CancelledError:
+            match passage.entry.take_back():
+                case None:
+                    raise
+                case Stop.CLIENT_GONE:
+                    raise ClientGone from None
+                case Stop.DRAIN:
+                    passage.reason = "drain"
+                    raise shutting_down() from None
 
     async def _admit(self, scope: Scope, receive: Receive, passage: Passage) -> Answering:
         """Everything before the upstream is contacted: who asks, what is asked, who can answer."""
+        self._lifecycle.check_open()
         passage.principal = self._authenticator.principal(scope["headers"])
         refuse_retired_headers(scope)
         body = await read_body(receive, self._config.server.max_body_bytes)
         passage.request_sha256 = hashlib.sha256(body).digest()
         request = parse_chat(body)
+        if request.provider is not None:
+            refuse_constraints(request.provider)
         served = self._models.find(request.model)
         passage.model_id, passage.stream = served.model.id, request.stream
-        passage.head = Head(new_chat_id(os.urandom(16)), int(passage.began), request.model)
+        passage.head = Head(next(self._chat_ids), int(passage.began), request.model)
         return served.upstream.accept(request, passage.head)
 
-    async def _serve(self, answering: Answering, writer: Writer, passage: Passage, entry: InFlight) -> None:
-        try:
-            if passage.stream:
-                await self._stream(answering, writer, passage, entry)
-            else:
-                await self._buffered(answering, writer, passage, entry)
-        except asyncio.CancelledError:
-            if entry.reason is None:
-                raise  # not ours: the server is being torn down
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            await self._stopped(entry.reason, writer, passage)
-
-    async def _buffered(self, answering: Answering, writer: Writer, passage: Passage, entry: InFlight) -> None:
+    async def _buffered(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
         body = await answering.complete(passage.tally)
+        passage.entry.is_sealed = True
         writer.add(body)
-        entry.is_sealed = True
-        await self._prove(writer, passage, "complete")
+        await self._prove(writer.sha256, passage, "complete")
         await writer.start(200, (JSON, (b"content-length", str(len(body)).encode()), NO_E2EE))
         await writer.end_added(body)
+        if passage.entry.is_client_gone:
+            passage.outcome, passage.reason = "client_closed", "left_before_the_answer"
 
-    async def _stream(self, answering: Answering, writer: Writer, passage: Passage, entry: InFlight) -> None:
+    async def _stream(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
+        every_s = self._config.server.keepalive_comment_s
+        if every_s is None:
+            await self._relay(answering, writer.write, passage)
+        else:
+            async with Comments(writer, every_s) as comments:
+                await self._relay(answering, comments.write, passage)
+        await self._end_stream(writer, passage, DONE, "complete")
+
+    async def _relay(self, answering: Answering, write: Write, passage: Passage) -> None:
+        """Write what comes. Until the first byte a failure is an ordinary error response."""
         async with aclosing(answering.stream(passage.tally)) as frames:
-            first = await anext(frames)  # until here a failure is an ordinary error response
-            await writer.start(200, (*EVENT_STREAM, NO_E2EE))
-            await writer.write(first)
-            last = await self._relay(frames, writer, passage)
-        entry.is_sealed = True
-        await self._end_stream(writer, passage, last)
-
-    async def _relay(self, frames: AsyncGenerator[bytes, None], writer: Writer, passage: Passage) -> bytes:
-        """Write what comes; return the last frame, which is not written yet: `[DONE]`, or the error tail."""
-        try:
             async for data in frames:
-                await writer.write(data)
-        except WireError as error:
-            passage.outcome, passage.reason = "truncated", error.type
-            return error_tail(error.message, error.type, error.status)
-        passage.outcome = "complete"
-        return DONE
+                await write(data)
 
-    async def _end_stream(self, writer: Writer, passage: Passage, last: bytes) -> None:
-        """Commit the proof over everything including `last`, then write `last` (wire contract 5.6)."""
+    async def _end_stream(self, writer: Outgoing, passage: Passage, last: bytes, outcome: str) -> None:
+        """Commit the proof over everything including `last`, then write `last` (wire contract 5.6).
+
+        Without a proof the stream must not look whole: then the client sees the error in place of `[DONE]`.
+        """
+        passage.entry.is_sealed = True
+        sent_sha256 = writer.sha256
         writer.add(last)
-        try:
-            await self._prove(writer, passage, passage.outcome)
-        except NotReady as error:
-            # Without a proof the stream must not look whole: the client sees the error instead of `[DONE]`.
-            passage.outcome, passage.reason = "truncated", "store"
-            last = error_tail(error.message, error.type, error.status)
+        unproven = await self._try_to_prove(writer.sha256, passage, outcome)
+        if unproven is not None:
+            passage.outcome = "truncated"
+            last = tail(unproven)
+        if not writer.is_started:
+            await writer.begin()
         await writer.end_added(last)
+        if passage.entry.is_client_gone:  # it left meanwhile: `last` reached nobody, and the newest proof counts
+            await self._try_to_prove(sent_sha256, passage, "client_closed")
+            passage.outcome = "client_closed"
 
-    async def _stopped(self, reason: Stop, writer: Writer, passage: Passage) -> None:
-        """The answer was stopped from outside: the client left, or the drain window is over."""
-        if reason is Stop.DRAIN and not writer.is_started:
-            raise NotReady(SHUTTING_DOWN, retry_after_s=5)
-        if reason is Stop.DRAIN:
-            passage.outcome, passage.reason = "truncated", "drain"
-            await self._end_stream(writer, passage, error_tail(SHUTTING_DOWN, NotReady.type, NotReady.status))
-            return
+    async def _fail(self, writer: Outgoing, passage: Passage, error: WireError) -> None:
+        """Tell the client: as an error response, or as the tail of a stream that has begun."""
+        passage.entry.is_sealed = True
+        passage.reason = passage.reason or error.type
+        if not writer.is_started:
+            passage.outcome = "failed" if isinstance(error, ServingFailed) else "refused"
+            await write_error(writer, error, (NO_E2EE,))
+        elif not writer.is_ended:
+            await self._end_stream(writer, passage, tail(error), "truncated")
+
+    async def _leave_off(self, writer: Outgoing, passage: Passage) -> None:
+        """The client left: what it has is proven, for whoever holds the other end of what it read."""
+        passage.entry.is_sealed = True
         passage.outcome = "client_closed"
         if writer.sent_bytes:
-            await self._prove(writer, passage, "client_closed")
+            await self._try_to_prove(writer.sha256, passage, "client_closed")
         else:
-            passage.reason = "no byte was sent, no proof is due"
+            passage.reason = "nothing_sent"
 
-    async def _prove(self, writer: Writer, passage: Passage, outcome: str) -> None:
-        """Return once the proof over the bytes so far is durable. Raises NotReady when it cannot be kept."""
+    async def _try_to_prove(self, response_sha256: bytes, passage: Passage, outcome: str) -> WireError | None:
+        """Prove an answer of which bytes were sent; the error to end with where that fails."""
+        try:
+            await self._prove(response_sha256, passage, outcome)
+        except Exception as error:  # noqa: BLE001 - the stream has begun: whatever failed, it still needs its end
+            failure = self._in_our_terms(error)
+            passage.reason = passage.reason or failure.type
+            return failure
+        return None
+
+    async def _prove(self, response_sha256: bytes, passage: Passage, outcome: str) -> None:
+        """Return once the proof over these bytes is durable. Raises NotReady when it cannot be kept."""
         assert passage.head is not None
         assert passage.principal is not None
         now = int(self._now())
@@ -211,23 +299,35 @@ class ChatCompletions:
             chat_id=passage.head.id,
             model=passage.head.model,
             request_sha256=passage.request_sha256,
-            response_sha256=writer.sha256,
+            response_sha256=response_sha256,
             outcome=outcome,
             credential_sha256=passage.principal.credential_sha256,
             created_at=now,
             expires_at=now + self._config.store.receipt_ttl_s,
-            seal=bytes(32),
+            seal=UNSEALED,
         )
         seal = self._keys.seal_record(proof.sealed_bytes())
-        await self._store.commit(msgspec.structs.replace(proof, seal=seal))
-        passage.outcome = outcome
+        try:
+            await self._store.commit(msgspec.structs.replace(proof, seal=seal))
+        except NotReady:
+            passage.reason = "store"
+            raise
+        passage.outcome, passage.has_proof = outcome, True
 
-    def _write_log(self, writer: Writer, passage: Passage) -> None:
+    def _in_our_terms(self, error: Exception) -> WireError:
+        """What the client is told of `error`. Of the unknown the log gets the type: its text may hold anything."""
+        if isinstance(error, WireError):
+            return error
+        self._log.write("fault", error=type(error).__name__)
+        return InternalError("something went wrong on our side; it was recorded")
+
+    def _write_log(self, writer: Outgoing, passage: Passage) -> None:
         self._log.write(
             "request",
             endpoint=self.endpoint,
             outcome=passage.outcome,
             reason=passage.reason,
+            proof=passage.has_proof,
             status=writer.status or None,
             id=passage.head.id if passage.head else None,
             model=passage.model_id,
@@ -239,11 +339,32 @@ class ChatCompletions:
         )
 
 
-async def stop_when_gone(receive: Receive, entry: InFlight) -> None:
-    """Wait for the client to leave; runs from before the upstream is contacted until the answer is over."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    entry.stop(Stop.CLIENT_GONE)
+def chat_ids() -> Iterator[str]:
+    """New ids without end. Randomness is drawn for many at a time: each call of the system gives up the interpreter
+    lock, which under load costs 100 µs until the store's thread gives it back.
+    """
+    while True:
+        drawn = os.urandom(IDS_DRAWN * ID_BYTES)
+        for start in range(0, len(drawn), ID_BYTES):
+            yield new_chat_id(drawn[start : start + ID_BYTES])
+
+
+def tail(error: WireError) -> bytes:
+    """How a stream ends that broke: the error, then `[DONE]`."""
+    return error_tail(error.message, error.type, error.status)
+
+
+def refuse_constraints(provider: Mapping[str, object]) -> None:
+    """Serving constraints are never ignored (wire contract 7.4); only the one that asks for nothing can be honoured.
+
+    A name that is none of the contract's kind is the caller's own text and is not repeated.
+    """
+    for member, value in provider.items():
+        asks_nothing = member == "aci_verified" and (value is None or value is False)
+        if not member.startswith("aci_") or asks_nothing:
+            continue
+        named = f"provider.{member}" if CONSTRAINT.fullmatch(member) else "provider"
+        raise InvalidRequest("this build cannot honour serving constraints; leave it out", param=named)
 
 
 def refuse_retired_headers(scope: Scope) -> None:

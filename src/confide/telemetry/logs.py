@@ -1,8 +1,10 @@
 """One JSON object a line on standard error. A field outside ALLOWED is not written: a new field is a reviewed line.
 
 No field may hold a prompt, an answer, a key, a header or a client's own text: ids are ours, models are configured ids.
+A line that cannot be written is lost: a full disk or a closed pipe under the log never fails a request.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ ALLOWED = frozenset(
         "ms",
         "outcome",
         "prompt_tokens",
+        "proof",
         "reason",
         "restarts",
         "simulated",
@@ -31,6 +34,8 @@ ALLOWED = frozenset(
     }
 )
 Value = str | int | float | bool | None
+
+encode = msgspec.json.Encoder().encode
 
 
 class Log:
@@ -42,10 +47,11 @@ class Log:
 
     def write(self, event: str, **fields: Value) -> None:
         """One line; fields outside ALLOWED are dropped."""
-        line = {"at": round(self._now(), 3), "event": event, **keep_allowed(fields)}
+        line = encode({"at": round(self._now(), 3), "event": event, **keep_allowed(fields)}).decode()
         stream = self._stream if self._stream is not None else sys.stderr
-        stream.write(msgspec.json.encode(line).decode() + "\n")
-        stream.flush()
+        with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that went away, a closed file
+            stream.write(line + "\n")
+            stream.flush()
 
 
 def keep_allowed(fields: dict[str, Value]) -> dict[str, Value]:

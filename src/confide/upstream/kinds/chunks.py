@@ -10,7 +10,6 @@ from confide.engine.answer import (
     Delta,
     EngineEvent,
     ReasoningText,
-    public_logprobs,
 )
 from confide.upstream.base import Head, Tally
 
@@ -35,9 +34,8 @@ class ChunkEncoder:
         if choice.index not in self._begun:
             self._begun.add(choice.index)
             pieces.append(self._chunk(choice.index, b'{"role":"assistant","content":""}'))
-        logprobs = public_logprobs(event)
         pieces += [
-            self._chunk(choice.index, delta_json(delta), logprobs if type(delta) is Content else None)
+            self._chunk(choice.index, delta_json(delta), delta.logprobs if type(delta) is Content else None)
             for delta in deltas
         ]
         if finished:
@@ -60,7 +58,7 @@ class ChunkEncoder:
 def delta_json(delta: Delta) -> bytes:
     """The `delta` member as compact JSON."""
     match delta:
-        case Content(text):
+        case Content(text, _):
             return b'{"content":' + encode(text) + b"}"
         case ReasoningText(text):
             return b'{"reasoning_content":' + encode(text) + b"}"
@@ -90,13 +88,13 @@ class AnswerParts:
         self._calls: list[tuple[CallOpened, list[str]]] = []
         self._logprobs: list[dict[str, object]] = []
 
-    def add(self, deltas: list[Delta], event: EngineEvent) -> None:
+    def add(self, deltas: list[Delta]) -> None:
         """Take one step's deltas."""
         for delta in deltas:
             match delta:
-                case Content(text):
+                case Content(text, logprobs):
                     self._text.append(text)
-                    self._logprobs += public_logprobs(event) or []
+                    self._logprobs += logprobs or []
                 case ReasoningText(text):
                     self._reasoning.append(text)
                 case CallOpened():

@@ -13,8 +13,8 @@ from typing import Protocol
 import msgspec
 
 from confide.engine.answer import Choice, Delta, EngineError, EngineEvent, LeftGrammar
-from confide.engine.grammar import Adherence
-from confide.engine.shaping import SUPPORTED, EngineFacts, Plan, plan
+from confide.engine.grammar import Compiled, compile_grammar
+from confide.engine.shaping import SUPPORTED, Constraint, EngineFacts, Plan, plan, refuse_longer
 from confide.engine.slots import Slots
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat import ChatRequest, new_tool_call_id
@@ -25,10 +25,12 @@ from confide.upstream.kinds.chunks import AnswerParts, ChunkEncoder, usage_docum
 
 PATH = b"/v1/chat/completions"
 ERROR_MOST_BYTES = 64 * 1024
+STEPS_AHEAD = 64  # of several choices, while the client is slow to read
 NOT_HELD = "the model could not hold to the requested form; try again, or ask for a simpler one"
 ENDED_EARLY = "the model stopped before the end of its answer; try again"
 
-Steps = AsyncGenerator[tuple[Choice, list[Delta], EngineEvent], None]
+Step = tuple[Choice, list[Delta], EngineEvent]
+Steps = AsyncGenerator[Step, None]
 
 decode_event = msgspec.json.Decoder(EngineEvent).decode
 
@@ -67,6 +69,7 @@ class EmbeddedUpstream:
         self._max_n = max_n
         self.context_length = context_length
         self.description = description
+        self._compiling = asyncio.Lock()
 
     @property
     def is_ready(self) -> bool:
@@ -76,10 +79,18 @@ class EmbeddedUpstream:
         """Raises InvalidRequest, NotReady while the engine is down, LimitReached when the queue is full."""
         if request.n > self._max_n:
             raise InvalidRequest(f"n must be at most {self._max_n} here", param="n")
+        refuse_longer(request, self.context_length)
         planned = plan(request, self._facts)
         self._engine.check_ready()
         self.slots.check_room(request.n)
         return EmbeddedAnswer(self, planned, request, head)
+
+    async def compiled(self, constraint: Constraint) -> Compiled | None:
+        """The grammar, compiled beside the event loop, one at a time. Raises InvalidRequest."""
+        if constraint.grammar is None:
+            return None
+        async with self._compiling:
+            return await asyncio.to_thread(compile_grammar, constraint.grammar, param=constraint.param)
 
     async def events(self, body: dict[str, object]) -> AsyncGenerator[EngineEvent, None]:
         """The engine's events for one request, in a slot. Raises WireError; closing it frees the slot at once."""
@@ -124,7 +135,7 @@ class EmbeddedAnswer:
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
         """The chunks of the event stream, without `[DONE]` (wire contract 2.7)."""
         encoder = ChunkEncoder(self._head, include_usage=self._request.include_usage)
-        choices = self._choices()
+        choices = await self._choices()
         async with aclosing(self._all_steps(choices)) as steps:
             async for choice, deltas, event in steps:
                 data = encoder.encode(choice, deltas, event)
@@ -136,11 +147,11 @@ class EmbeddedAnswer:
 
     async def complete(self, tally: Tally) -> bytes:
         """The body of the buffered response (wire contract 2.6)."""
-        choices = self._choices()
+        choices = await self._choices()
         parts = [AnswerParts(choice.index) for choice in choices]
         async with aclosing(self._all_steps(choices)) as steps:
-            async for choice, deltas, event in steps:
-                parts[choice.index].add(deltas, event)
+            async for choice, deltas, _ in steps:
+                parts[choice.index].add(deltas)
         count(choices, tally)
         finished = [part.document(choice.finish_reason) for part, choice in zip(parts, choices, strict=True)]
         return msgspec.json.encode(
@@ -154,16 +165,17 @@ class EmbeddedAnswer:
             }
         )
 
-    def _choices(self) -> list[Choice]:
-        planned = self._plan
+    async def _choices(self) -> list[Choice]:
+        planned, held = self._plan, self._plan.constraint
+        compiled = await self._upstream.compiled(held)
         return [
             Choice(
                 index,
-                mode=planned.mode,
-                adherence=Adherence(planned.grammar) if planned.grammar is not None else None,
+                mode=held.mode,
+                adherence=compiled.adherence() if compiled is not None else None,
                 must_complete=planned.must_complete,
                 new_call_id=lambda: new_tool_call_id(os.urandom(16)),
-                named=planned.named,
+                named=held.named,
                 keep_reasoning=planned.keep_reasoning,
             )
             for index in range(len(planned.bodies))
@@ -190,26 +202,26 @@ class EmbeddedAnswer:
 
     async def _interleaved(self, choices: list[Choice]) -> Steps:
         """Several choices as they come. The first failure ends all; leaving ends all."""
-        queue: asyncio.Queue[tuple[Choice, list[Delta], EngineEvent] | WireError | None] = asyncio.Queue(maxsize=64)
+        queue: asyncio.Queue[Step | asyncio.Task[None]] = asyncio.Queue()
+        room = asyncio.Semaphore(STEPS_AHEAD)  # not the queue's own size: the end of a task must always fit
 
         async def pump(choice: Choice) -> None:
-            try:
-                async for step in self._steps(choice):
-                    await queue.put(step)
-                await queue.put(None)
-            except WireError as error:
-                await queue.put(error)
+            async for step in self._steps(choice):
+                await room.acquire()
+                queue.put_nowait(step)
 
         pumps = [asyncio.create_task(pump(choice)) for choice in choices]
+        for task in pumps:
+            task.add_done_callback(queue.put_nowait)
         try:
             running = len(pumps)
             while running:
                 item = await queue.get()
-                if item is None:
+                if isinstance(item, asyncio.Task):
+                    item.result()  # raises what ended it
                     running -= 1
-                elif isinstance(item, WireError):
-                    raise item
                 else:
+                    room.release()
                     yield item
         finally:
             for task in pumps:

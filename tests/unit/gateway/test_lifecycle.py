@@ -1,0 +1,189 @@
+"""Who is in flight, how one of them is stopped, and what a drain waits for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from confide.errors import NotReady
+from confide.gateway.lifecycle import InFlight, Lifecycle, Stop
+from confide.gateway.wire import Message
+
+Work = Callable[[InFlight], Awaitable[object]]
+
+
+class Request:
+    """A request that does `work` and records why it was stopped."""
+
+    def __init__(self, lifecycle: Lifecycle, work: Work) -> None:
+        self.stopped: Stop | None = None
+        self._work = work
+        self._lifecycle = lifecycle
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        self.entry = self._lifecycle.enter()
+        try:
+            await self._work(self.entry)
+        except asyncio.CancelledError:
+            self.stopped = self.entry.take_back()
+            if self.stopped is None:
+                raise
+            await asyncio.sleep(0)  # not cancelled any more: its last words can be written
+        finally:
+            self._lifecycle.leave(self.entry)
+
+
+async def forever(_: InFlight) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def started(lifecycle: Lifecycle, work: Work = forever) -> Request:
+    request = Request(lifecycle, work)
+    await asyncio.sleep(0)
+    return request
+
+
+class Client:
+    """The receiving end of a request whose body was read. `leave` closes its connection."""
+
+    def __init__(self) -> None:
+        self._left = asyncio.Event()
+        self.is_listened_to = False
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def receive(self) -> Message:
+        self.is_listened_to = True
+        try:
+            await self._left.wait()
+        finally:
+            self.is_listened_to = False
+        return {"type": "http.disconnect"}
+
+
+async def test_requests_are_counted_until_they_leave() -> None:
+    lifecycle, done = Lifecycle(), asyncio.Event()
+    requests = [await started(lifecycle, lambda _: done.wait()) for _ in range(3)]
+    assert lifecycle.in_flight == 3
+    done.set()
+    await asyncio.gather(*(request.task for request in requests))
+    assert lifecycle.in_flight == 0
+
+
+@pytest.mark.parametrize("reason", list(Stop))
+async def test_a_stopped_request_knows_why_and_can_still_say_something(reason: Stop) -> None:
+    request = await started(Lifecycle())
+    request.entry.stop(reason)
+    await request.task
+    assert request.stopped is reason
+
+
+async def test_the_first_reason_counts_and_a_departure_is_noted_in_any_case() -> None:
+    request = await started(Lifecycle())
+    request.entry.stop(Stop.DRAIN)
+    request.entry.stop(Stop.CLIENT_GONE)
+    await request.task
+    assert request.stopped is Stop.DRAIN
+    assert request.entry.is_client_gone
+
+
+async def test_a_sealed_request_is_not_interrupted() -> None:
+    done = asyncio.Event()
+    request = await started(Lifecycle(), lambda _: done.wait())
+    request.entry.is_sealed = True
+    request.entry.stop(Stop.DRAIN)
+    request.entry.stop(Stop.CLIENT_GONE)
+    done.set()
+    await request.task
+    assert request.stopped is None
+    assert request.entry.is_client_gone
+
+
+async def test_a_cancellation_of_somebody_else_is_passed_on() -> None:
+    request = await started(Lifecycle())
+    request.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request.task
+
+
+async def test_a_client_that_leaves_stops_its_request() -> None:
+    client = Client()
+
+    async def work(entry: InFlight) -> None:
+        entry.watch(client.receive)
+        await forever(entry)
+
+    request = await started(Lifecycle(), work)
+    client.leave()
+    await request.task
+    assert request.stopped is Stop.CLIENT_GONE
+
+
+async def test_nobody_listens_to_the_client_of_a_request_that_is_over() -> None:
+    client, done = Client(), asyncio.Event()
+
+    async def work(entry: InFlight) -> None:
+        entry.watch(client.receive)
+        await done.wait()
+
+    request = await started(Lifecycle(), work)
+    await asyncio.sleep(0)
+    assert client.is_listened_to
+    done.set()
+    await request.task
+    await asyncio.sleep(0)
+    assert not client.is_listened_to
+
+
+def test_open_until_it_drains() -> None:
+    Lifecycle().check_open()
+
+
+async def test_a_draining_service_takes_nothing_new_and_says_when_to_come_back() -> None:
+    lifecycle = Lifecycle()
+    await lifecycle.drain(1)
+    assert lifecycle.is_draining
+    with pytest.raises(NotReady) as refused:
+        lifecycle.check_open()
+    assert refused.value.retry_after_s
+
+
+async def test_a_drain_waits_for_what_runs() -> None:
+    lifecycle, done = Lifecycle(), asyncio.Event()
+    request = await started(lifecycle, lambda _: done.wait())
+    drain = asyncio.create_task(lifecycle.drain(5))
+    await asyncio.sleep(0)
+    assert not drain.done()
+    done.set()
+    await drain
+    assert request.stopped is None
+
+
+async def test_a_drain_stops_what_runs_too_long_and_waits_for_its_last_words() -> None:
+    lifecycle = Lifecycle()
+    requests = [await started(lifecycle) for _ in range(3)]
+    await lifecycle.drain(0.001)
+    assert [request.stopped for request in requests] == [Stop.DRAIN] * 3
+    assert lifecycle.in_flight == 0
+
+
+async def test_a_drain_does_not_wait_for_ever_for_what_does_not_end() -> None:
+    lifecycle = Lifecycle()
+    request = await started(lifecycle)
+    request.entry.is_sealed = True
+    await lifecycle.drain(0.001, grace_s=0.001)
+    assert lifecycle.in_flight == 1
+    request.task.cancel()
+    await asyncio.gather(request.task, return_exceptions=True)
+
+
+async def test_a_second_drain_waits_for_the_same() -> None:
+    lifecycle, done = Lifecycle(), asyncio.Event()
+    request = await started(lifecycle, lambda _: done.wait())
+    drains = [asyncio.create_task(lifecycle.drain(5)) for _ in range(2)]
+    await asyncio.sleep(0)
+    done.set()
+    await asyncio.gather(*drains, request.task)
+    assert lifecycle.in_flight == 0
