@@ -64,11 +64,16 @@ def announce(listener: socket.socket, key: str) -> None:
 
 
 async def main(path: str, home: Path) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM. The log is written, to where nothing is kept."""
+    with Path(os.devnull).open("w") as log:
+        await serve(path, home, Log(log))
+
+
+async def serve(path: str, home: Path, log: Log) -> None:
+    """As `confide serve` does, from the lock on to the server."""
     config = Config(server=Server(port=0), model=(Model(id=MODEL, upstream_model="scripted"),))
     async with contextlib.AsyncExitStack() as closing:
         listener = closing.enter_context(bound_socket(config))
-        log = closing.enter_context(Path(os.devnull).open("w"))
         store = open_store(None, home, config.store)
         closing.push_async_callback(store.close)
         _, key = await asyncio.to_thread(store.create_key, "bench")
@@ -82,7 +87,7 @@ async def main(path: str, home: Path) -> None:
             models_served=ModelTable([served]),
             store=store,
             lifecycle=lifecycle,
-            log=Log(log),
+            log=log,
             now=time.time,
         )
         await run_server(gateway, config, listener, lifecycle, lambda: announce(listener, key))
