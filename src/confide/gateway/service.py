@@ -44,7 +44,8 @@ from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
-ENGINE_IDLE_S = 0.0  # never reused: llama.cpp closes a connection after two requests, unannounced; a new one costs 50 µs
+# Never reused: llama.cpp closes a connection after two requests, unannounced, and a request would race with that.
+ENGINE_IDLE_S = 0.0
 CHATML_OPEN = "<|im_start|>"
 
 
@@ -251,18 +252,16 @@ def bound_socket(config: Config) -> Iterator[socket.socket]:
         raise ConfigError(
             f"[server] host {host}: no such address", remedy="Use 127.0.0.1 or one of this machine's."
         ) from error
-    listener = socket.socket(family, kind, protocol)
-    try:
+    with contextlib.closing(socket.socket(family, kind, protocol)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigError(
+                f"[server] port {port} on {host} cannot be used: {error.strerror}",
+                remedy="Stop what uses it, or choose another with `confide serve --port PORT`.",
+            ) from error
         yield listener
-    except OSError as error:
-        raise ConfigError(
-            f"[server] port {port} on {host} cannot be used: {error.strerror}",
-            remedy="Stop what uses it, or choose another with `confide serve --port PORT`.",
-        ) from error
-    finally:
-        listener.close()
 
 
 def is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
 """One server for one state directory. The lock is the kernel's: it ends with the process, however that ends."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -51,6 +52,7 @@ def lock_state(home: Path) -> StateLock:
             f"another confide server (process {holder}) uses {home}",
             remedy="Stop that server, or set CONFIDE_HOME to another directory for this one.",
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # on a full disk the lock still holds; only its holder stays unnamed
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return StateLock(descriptor)
