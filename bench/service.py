@@ -70,7 +70,7 @@ async def main(path: str, home: Path) -> None:
 
 
 async def serve(path: str, home: Path, log: Log) -> None:
-    """As `confide serve` does, from the lock on to the server."""
+    """As `confide serve` does, with the scripted engine in place of the supervised one."""
     config = Config(server=Server(port=0), model=(Model(id=MODEL, upstream_model="scripted"),))
     async with contextlib.AsyncExitStack() as closing:
         listener = closing.enter_context(bound_socket(config))

@@ -35,6 +35,7 @@ CALLS = compile_grammar(call_grammar(FUNCTIONS), param="tools")
 AUTO = compile_grammar(auto_grammar(FUNCTIONS, parallel=True), param="tools")
 # Characters that could be mistaken for the form's own, among others.
 TEXT = st.text(alphabet=st.sampled_from('<>{}[]"\\/_:, \n\tatolcé😀'), max_size=12)
+PLAIN = TEXT.filter(lambda text: TOOL_CALL_OPEN not in text)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -81,7 +82,7 @@ def joined(deltas: list[Delta]) -> tuple[str, list[tuple[str, str]]]:
     return content, calls
 
 
-@given(TEXT, CALLED, st.booleans(), st.lists(st.integers(0, 500), max_size=30))
+@given(PLAIN, CALLED, st.booleans(), st.lists(st.integers(0, 500), max_size=30))
 def test_text_and_calls_come_out_as_they_went_in_however_they_are_cut(
     text: str, called: list[tuple[str, object]], is_spaced: bool, cuts: list[int]
 ) -> None:
@@ -97,7 +98,7 @@ def test_a_required_call_comes_out_however_it_is_cut(name: str, arguments: objec
     assert joined(read(Mode.CALL, pieces(written(name, arguments), cuts), "stop")) == ("", [(name, compact(arguments))])
 
 
-@given(TEXT, CALLED, st.integers(0, 500), st.lists(st.integers(0, 500), max_size=10))
+@given(PLAIN, CALLED, st.integers(0, 500), st.lists(st.integers(0, 500), max_size=10))
 def test_an_answer_that_ran_out_of_tokens_is_a_beginning_of_the_whole_one(
     text: str, called: list[tuple[str, object]], length: int, cuts: list[int]
 ) -> None:
