@@ -30,6 +30,7 @@ from confide.engine.slots import Slots
 from confide.errors import NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
+from confide.gateway.http import Protocol
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
 from confide.store.sqlite import SqliteStore, open_store
@@ -162,7 +163,7 @@ async def listening(app: Gateway) -> AsyncIterator[str]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         server = PromptServer(
-            uvicorn.Config(app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None)
+            uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", access_log=False, log_config=None)
         )
         task = asyncio.create_task(server._serve([listener]))
         while not server.started:

@@ -94,6 +94,7 @@ class Limits(Section, frozen=True):
     max_n: Annotated[int, msgspec.Meta(ge=1, le=128)] = 16
     first_byte_timeout_s: Seconds = 120.0
     idle_timeout_s: Seconds = 60.0
+    client_stall_s: Seconds = 60.0  # a client that does not read must not hold a slot for ever
 
 
 class Engine(Section, frozen=True):

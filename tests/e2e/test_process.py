@@ -99,7 +99,7 @@ def test_output_is_the_ready_line_and_never_a_prompt_or_a_key(home: Path) -> Non
     written = {path: path.read_bytes() for path in home.glob("**/*") if path.is_file() and path.name != "confide.toml"}
     assert b'"outcome":"complete"' in written[service.stderr]
     for path, data in written.items():  # the state directory is the operator's to read, too
-        for secret in (CANARY, token, token.removeprefix("sk-")):
+        for secret in (CANARY, token, token.removeprefix("cfd_")):
             assert secret.encode() not in data, path.name
 
 

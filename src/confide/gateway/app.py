@@ -23,6 +23,7 @@ from confide.gateway.routes import about, models, proof
 from confide.gateway.wire import COMMON, PREFLIGHT, Message, Receive, Scope, Send, Writer, write_error
 from confide.store.base import Store
 from confide.telemetry.logs import Log
+from confide.upstream.images import ImageFetcher, ImageLimits
 
 
 class Gateway:
@@ -40,6 +41,7 @@ class Gateway:
         log: Log,
         now: Callable[[], float],
         tls_spki_sha256: bytes | None = None,
+        images: ImageFetcher | None = None,
     ) -> None:
         self.lifecycle = lifecycle
         self.models = models_served
@@ -48,6 +50,7 @@ class Gateway:
             config=config,
             authenticator=authenticator,
             models=models_served,
+            images=images or ImageFetcher(ImageLimits(remote_images=config.server.remote_images)),
             keys=attester.keys,
             store=store,
             lifecycle=lifecycle,

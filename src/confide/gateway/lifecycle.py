@@ -21,17 +21,20 @@ class Stop(Enum):
     """Why an answer in progress was stopped from outside."""
 
     CLIENT_GONE = auto()
+    CLIENT_STALLED = auto()  # it does not read, and holds a slot of the engine meanwhile
     DRAIN = auto()
 
 
 class InFlight:
     """One request being answered, from its first byte to its last. Owns the task that waits for the client to leave."""
 
-    __slots__ = ("_leaving", "_task", "is_client_gone", "is_sealed", "reason")
+    __slots__ = ("_leaving", "_loop", "_task", "is_client_gone", "is_sealed", "reason", "writing_since")
 
     def __init__(self, task: "asyncio.Task[object]") -> None:
         self._task = task
+        self._loop = task.get_loop()
         self._leaving: asyncio.Task[None] | None = None
+        self.writing_since: float | None = None  # loop time
         self.is_client_gone = False
         self.is_sealed = False
         self.reason: Stop | None = None
@@ -43,6 +46,13 @@ class InFlight:
         if self.reason is None and not self.is_sealed:
             self.reason = reason
             self._task.cancel()
+
+    def begin_write(self) -> None:
+        """A part is being handed over; this waits while the client is slow to read."""
+        self.writing_since = self._loop.time()
+
+    def end_write(self) -> None:
+        self.writing_since = None
 
     def take_back(self) -> Stop | None:
         """Call on a CancelledError: ends the cancellation that `stop` began and says why; None when it is another's."""
@@ -102,6 +112,15 @@ class Lifecycle:
         self._in_flight.discard(entry)
         if not self._in_flight:
             self._idle.set()
+
+    async def stop_stalled(self, limit_s: float) -> None:
+        """Stop answers whose client has not read for `limit_s` seconds; runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(limit_s / 4)
+            for entry in tuple(self._in_flight):
+                if entry.writing_since is not None and loop.time() - entry.writing_since > limit_s:
+                    entry.stop(Stop.CLIENT_STALLED)
 
     async def drain(self, window_s: float, *, grace_s: float = 5.0) -> None:
         """Wait until nothing is in flight, `window_s` seconds at most; stop the rest and give it `grace_s` to end."""

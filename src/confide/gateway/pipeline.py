@@ -21,7 +21,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from typing import Self
 
 import msgspec
 
@@ -30,26 +29,24 @@ from confide.config import Config
 from confide.errors import InternalError, InvalidRequest, NotReady, ServingFailed, WireError
 from confide.gateway.auth import Authenticator, Principal
 from confide.gateway.lifecycle import InFlight, Lifecycle, Stop, shutting_down
-from confide.gateway.models import ModelTable
+from confide.gateway.models import ModelTable, ServedModel
+from confide.gateway.outgoing import NO_E2EE, Comments, Outgoing
 from confide.gateway.wire import (
-    EVENT_STREAM,
     JSON,
     ClientGone,
     Receive,
     Scope,
     Send,
-    Writer,
     read_body,
     write_error,
 )
-from confide.protocol.chat import new_chat_id, parse_chat
-from confide.protocol.sse import DONE, KEEP_ALIVE, error_tail
+from confide.protocol.chat import ChatRequest, new_chat_id, parse_chat
+from confide.protocol.sse import DONE, error_tail
 from confide.store.base import Proof, Store
 from confide.telemetry.logs import Log
 from confide.upstream.base import Answering, Head, Tally
+from confide.upstream.images import ImageFetcher
 
-NO_E2EE = (b"x-e2ee-applied", b"false")
-STREAM_HEADERS = (*EVENT_STREAM, NO_E2EE)
 UNSEALED = bytes(32)
 ID_BYTES, IDS_DRAWN = 16, 256
 Write = Callable[[bytes], Awaitable[None]]
@@ -87,57 +84,6 @@ class Passage:
         self.tally = Tally()
 
 
-class Outgoing(Writer):
-    """An answer on its way out."""
-
-    async def write(self, data: bytes) -> None:
-        """A part of a stream, which begins with the first one."""
-        if not self.is_started:
-            await self.begin()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self.add(data)  # not before: a send that is cancelled while the client is slow to read handed over nothing
-
-    async def begin(self) -> None:
-        """Status and headers of a stream."""
-        await self.start(200, STREAM_HEADERS)
-
-
-class Comments:
-    """Writes a stream's frames, and a comment when nothing was written for `every_s` seconds (wire contract 2.7).
-
-    One writes at a time, so that all is hashed in the order in which the server was given it.
-    """
-
-    def __init__(self, writer: Outgoing, every_s: float) -> None:
-        self._writer = writer
-        self._every_s = every_s
-        self._turn = asyncio.Lock()
-        self._time = asyncio.get_running_loop().time
-        self._wrote_at = self._time()
-
-    async def __aenter__(self) -> Self:
-        self._commenting = asyncio.create_task(self._comment())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._commenting.cancel()
-        await asyncio.gather(self._commenting, return_exceptions=True)
-
-    async def write(self, data: bytes) -> None:
-        """A frame."""
-        async with self._turn:
-            await self._writer.write(data)
-            self._wrote_at = self._time()
-
-    async def _comment(self) -> None:
-        while True:
-            await asyncio.sleep(self._wrote_at + self._every_s - self._time())
-            async with self._turn:
-                if self._time() >= self._wrote_at + self._every_s:
-                    await self._writer.write(KEEP_ALIVE)
-                    self._wrote_at = self._time()
-
-
 class ChatCompletions:
     """`POST /v1/chat/completions` as a plain ASGI callable."""
 
@@ -149,6 +95,7 @@ class ChatCompletions:
         config: Config,
         authenticator: Authenticator,
         models: ModelTable,
+        images: ImageFetcher,
         keys: LegacyKeys,
         store: Store,
         lifecycle: Lifecycle,
@@ -158,6 +105,7 @@ class ChatCompletions:
         self._config = config
         self._authenticator = authenticator
         self._models = models
+        self._images = images
         self._keys = keys
         self._store = store
         self._lifecycle = lifecycle
@@ -170,11 +118,14 @@ class ChatCompletions:
 
         Except a cancellation that is not ours: the server is being torn down.
         """
-        writer, passage = Outgoing(send), Passage(self._now(), self._lifecycle.enter())
+        passage = Passage(self._now(), self._lifecycle.enter())
+        writer = Outgoing(send, passage.entry)
         try:
             await self._answer(scope, receive, writer, passage)
         except ClientGone:
             await self._leave_off(writer, passage)
+            if passage.entry.reason is Stop.CLIENT_STALLED:
+                scope["extensions"]["confide.abort"]["abort"]()  # closing would wait for a client that does not read
         except asyncio.CancelledError:
             passage.reason = "torn_down"
             raise
@@ -186,8 +137,9 @@ class ChatCompletions:
 
     async def _answer(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         try:
-            answering = await self._admit(scope, receive, passage)
+            request, served = await self._admit(scope, receive, passage)
             passage.entry.watch(receive)
+            answering = await self._accept(request, served, passage.head)
             if passage.stream:
                 await self._stream(answering, writer, passage)
             else:
@@ -198,12 +150,15 @@ class ChatCompletions:
                     raise
                 case Stop.CLIENT_GONE:
                     raise ClientGone from None
+                case Stop.CLIENT_STALLED:
+                    passage.reason = "client_stalled"
+                    raise ClientGone from None
                 case Stop.DRAIN:
                     passage.reason = "drain"
                     raise shutting_down() from None
 
-    async def _admit(self, scope: Scope, receive: Receive, passage: Passage) -> Answering:
-        """Everything before the upstream is contacted: who asks, what is asked, who can answer."""
+    async def _admit(self, scope: Scope, receive: Receive, passage: Passage) -> tuple[ChatRequest, ServedModel]:
+        """Everything before anybody else is contacted: who asks, what is asked, who can answer."""
         self._lifecycle.check_open()
         passage.principal = self._authenticator.principal(scope["headers"])
         refuse_retired_headers(scope)
@@ -215,7 +170,14 @@ class ChatCompletions:
         served = self._models.find(request.model)
         passage.model_id, passage.stream = served.model.id, request.stream
         passage.head = Head(next(self._chat_ids), int(passage.began), request.model)
-        return served.upstream.accept(request, passage.head)
+        return request, served
+
+    async def _accept(self, request: ChatRequest, served: ServedModel, head: Head | None) -> Answering:
+        """Images first, as fetching takes a while and the client may leave; a text model refuses them unfetched."""
+        assert head is not None
+        if "image" in served.model.modalities:
+            request = await self._images.inline(request)
+        return served.upstream.accept(request, head)
 
     async def _buffered(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
         body = await answering.complete(passage.tally)

@@ -34,6 +34,7 @@ from confide.engine.worker import Settings
 from confide.errors import ConfigError
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
+from confide.gateway.http import Protocol
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
 from confide.store.base import Store
@@ -185,7 +186,7 @@ async def run_server(
     server = Server(
         uvicorn.Config(
             gateway,
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -200,6 +201,7 @@ async def run_server(
     )
     ending = asyncio.Event()
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    stalls = asyncio.create_task(lifecycle.stop_stalled(config.limits.client_stall_s), name="stalls")
     with on_signals((signal.SIGTERM, signal.SIGINT), ending):
         listening, stopping = asyncio.create_task(server.listening.wait()), asyncio.create_task(ending.wait())
         await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -209,6 +211,7 @@ async def run_server(
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await lifecycle.drain(config.server.drain_s)
         stopping.cancel()
+        stalls.cancel()
         server.should_exit = True
         await serving
 
@@ -231,7 +234,7 @@ class Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def on_signals(signals: Sequence[signal.Signals], event: asyncio.Event) -> Iterator[None]:
-    """Set `event` on the first of `signals`."""
+    """Set `event` on the first of `signals`. Afterwards they are ignored: what is left is the way out."""
     loop = asyncio.get_running_loop()
     for number in signals:
         loop.add_signal_handler(number, event.set)
@@ -240,6 +243,7 @@ def on_signals(signals: Sequence[signal.Signals], event: asyncio.Event) -> Itera
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

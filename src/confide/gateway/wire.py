@@ -80,19 +80,14 @@ class Writer:
 
     async def start(self, status: int, headers: tuple[Header, ...]) -> None:
         """Status and headers; ours that every response carries are added."""
-        self.is_started = True
-        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *COMMON]})
+        self.is_started = True  # not before: a send that was cancelled wrote nothing
+        self.status = status
 
     def add(self, data: bytes) -> None:
-        """Hash bytes that are about to be written by `write_added` or `end_added`."""
+        """Hash bytes that are about to be written by `end_added`."""
         self._hash.update(data)
         self.sent_bytes += len(data)
-
-    async def write(self, data: bytes) -> None:
-        """A part of the body, more to come."""
-        self.add(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes) -> None:
         """The last part of the body, where no proof covers it."""

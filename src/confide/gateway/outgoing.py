@@ -1,0 +1,68 @@
+"""An answer on its way out: hashed as it is handed over, and with comments while a stream is silent."""
+
+import asyncio
+from typing import Self
+
+from confide.gateway.lifecycle import InFlight
+from confide.gateway.wire import EVENT_STREAM, Send, Writer
+from confide.protocol.sse import KEEP_ALIVE
+
+NO_E2EE = (b"x-e2ee-applied", b"false")
+STREAM_HEADERS = (*EVENT_STREAM, NO_E2EE)
+
+
+class Outgoing(Writer):
+    """The response to a prompt. `entry` is told while a write waits for the client to read."""
+
+    def __init__(self, send: Send, entry: InFlight) -> None:
+        super().__init__(send)
+        self._entry = entry
+
+    async def write(self, data: bytes) -> None:
+        """A part of a stream, which begins with the first one."""
+        if not self.is_started:
+            await self.begin()
+        self._entry.begin_write()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._entry.end_write()
+        self.add(data)  # not before: a send that is cancelled while the client is slow to read handed over nothing
+
+    async def begin(self) -> None:
+        """Status and headers of a stream."""
+        await self.start(200, STREAM_HEADERS)
+
+
+class Comments:
+    """Writes a stream's frames, and a comment when nothing was written for `every_s` seconds (wire contract 2.7).
+
+    One writes at a time, so that all is hashed in the order in which the server was given it.
+    """
+
+    def __init__(self, writer: Outgoing, every_s: float) -> None:
+        self._writer = writer
+        self._every_s = every_s
+        self._turn = asyncio.Lock()
+        self._time = asyncio.get_running_loop().time
+        self._wrote_at = self._time()
+
+    async def __aenter__(self) -> Self:
+        self._commenting = asyncio.create_task(self._comment())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._commenting.cancel()
+        await asyncio.gather(self._commenting, return_exceptions=True)
+
+    async def write(self, data: bytes) -> None:
+        """A frame."""
+        async with self._turn:
+            await self._writer.write(data)
+            self._wrote_at = self._time()
+
+    async def _comment(self) -> None:
+        while True:
+            await asyncio.sleep(self._wrote_at + self._every_s - self._time())
+            async with self._turn:
+                if self._time() >= self._wrote_at + self._every_s:
+                    await self._writer.write(KEEP_ALIVE)
+                    self._wrote_at = self._time()
