@@ -237,12 +237,12 @@ def on_signals(signals: Sequence[signal.Signals], event: asyncio.Event) -> Itera
     """Set `event` on the first of `signals`. Afterwards they are ignored: what is left is the way out."""
     loop = asyncio.get_running_loop()
     for number in signals:
-        loop.add_signal_handler(number, event.set)
+        # Not loop.add_signal_handler: taking that away brings the default back for a moment, which ends the process.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(event.set))
     try:
         yield
     finally:
         for number in signals:
-            loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
 
