@@ -28,12 +28,12 @@ SEED_BYTES = 32
 class LegacyKeys:
     """The two keys that sign legacy texts, and the key that seals stored records (wire contract 5.6)."""
 
-    __slots__ = ("_ecdsa", "_ed25519", "_ed25519_public", "_ethereum_address", "_seal_key", "_xy")
+    __slots__ = ("_ecdsa", "_ed25519", "_ed25519_public", "_ethereum_address", "_seal", "_xy")
 
     def __init__(self, ecdsa: PrivateKey, ed25519: Ed25519PrivateKey, seal_key: bytes) -> None:
         self._ecdsa = ecdsa
         self._ed25519 = ed25519
-        self._seal_key = seal_key
+        self._seal = hmac.new(seal_key, digestmod=sha256)
         self._xy: bytes = ecdsa.public_key.format(compressed=False)[1:]
         self._ethereum_address = ethereum_address(self._xy)
         self._ed25519_public = ed25519.public_key().public_bytes_raw()
@@ -75,7 +75,9 @@ class LegacyKeys:
 
     def seal_record(self, record: bytes) -> bytes:
         """HMAC-SHA256 over the record's bytes: 32 bytes that only this instance can make."""
-        return hmac.digest(self._seal_key, record, sha256)
+        seal = self._seal.copy()  # keyed once; hmac.digest would give up the interpreter lock at each call
+        seal.update(record)
+        return seal.digest()
 
     def check_seal(self, record: bytes, seal: bytes) -> bool:
         """Whether this instance sealed exactly these bytes; constant time. On False, never sign what they say."""
