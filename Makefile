@@ -31,16 +31,16 @@ test-all: setup  ## those and the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup  ## ruff (format and check) and the layering contract
-	$(BIN)/ruff format --check src tests bench fuzz
-	$(BIN)/ruff check src tests bench fuzz
+	$(BIN)/ruff format --check src tests bench fuzz docs requirements
+	$(BIN)/ruff check src tests bench fuzz docs requirements
 	$(BIN)/lint-imports --no-cache
 
 type: setup  ## mypy, strict
 	$(BIN)/mypy
 
 format: setup  ## rewrite in the house's format
-	$(BIN)/ruff format src tests bench fuzz
-	$(BIN)/ruff check --fix src tests bench fuzz
+	$(BIN)/ruff format src tests bench fuzz docs requirements
+	$(BIN)/ruff check --fix src tests bench fuzz docs requirements
 
 bench: setup  ## the budgets, as ratios to a floor measured in the same run
 	$(BIN)/python -m bench $(ARGS)

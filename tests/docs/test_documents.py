@@ -80,3 +80,10 @@ def test_the_readme_example_answers(engine_home: Path, tmp_path: Path) -> None:
         assert printed.stdout.strip()
         signature = httpx2.get(f"{service.url}/v1/signature/{document['id']}").json()
         assert signature["text"].endswith(hashlib.sha256(answered.stdout.encode()).hexdigest())
+
+
+def test_the_page_of_commands_is_what_the_program_says() -> None:
+    rendered = subprocess.run(
+        [sys.executable, REPOSITORY / "docs" / "render_commands.py", "--check"], capture_output=True, text=True
+    )
+    assert rendered.returncode == 0, rendered.stdout

@@ -1,0 +1,57 @@
+"""Write `docs/commands.md` from the program's own help; `--check` fails when the file is out of date instead."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CONFIDE = Path(sys.executable).parent / "confide"
+PAGE = Path(__file__).parent / "commands.md"
+COMMANDS = (
+    ("serve",),
+    ("ask",),
+    ("doctor",),
+    ("keys", "create"),
+    ("keys", "list"),
+    ("keys", "revoke"),
+    ("models", "list"),
+    ("models", "pull"),
+    ("models", "add"),
+    ("models", "remove"),
+)
+HEAD = """# Commands
+
+Exit status: 0 verified or done; 1 not verified, or a check failed; 2 wrong usage, or start refused; 3 could not find out
+(network, missing collateral).
+
+This page is made by `docs/render_commands.py`; `make docs` compares it with the program.
+"""
+
+
+def help_of(command: tuple[str, ...]) -> str:
+    """What `confide COMMAND --help` prints on a terminal of 100 columns, without colour."""
+    plain = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    shown = subprocess.run([CONFIDE, *command, "--help"], capture_output=True, text=True, check=True, env=plain).stdout
+    return "\n".join(line.rstrip() for line in shown.strip().splitlines())
+
+
+def page() -> str:
+    """The whole document."""
+    parts = [f"\n## `confide {' '.join(command)}`\n\n```text\n{help_of(command)}\n```\n" for command in COMMANDS]
+    return HEAD + "".join(parts)
+
+
+def main() -> int:
+    """0 when the page is current or was written, 1 when `--check` finds it out of date."""
+    rendered = page()
+    if "--check" not in sys.argv:
+        PAGE.write_text(rendered)
+        return 0
+    current = PAGE.read_text() == rendered
+    if not current:
+        print("docs/commands.md is out of date; run `.venv/bin/python docs/render_commands.py`")
+    return 0 if current else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
