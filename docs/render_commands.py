@@ -21,8 +21,8 @@ COMMANDS = (
 )
 HEAD = """# Commands
 
-Exit status: 0 verified or done; 1 not verified, or a check failed; 2 wrong usage, or start refused; 3 could not find out
-(network, missing collateral).
+Exit status: 0 verified or done; 1 not verified, or a check failed; 2 wrong usage, or start refused; 3 could not find
+out (network, missing collateral).
 
 This page is made by `docs/render_commands.py`; `make docs` compares it with the program.
 """
