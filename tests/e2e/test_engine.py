@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 CONFIG = """
 [engine]
 slots = 4
-context_length = 1024
+context_length = 512
 """
 NO_END = {"logit_bias": {"2": -100}}  # 2 is the token that ends SmolLM2's turn
 HOT = 1.2
@@ -76,7 +76,8 @@ def streamed(client: httpx2.Client, text: str, **members: object) -> list[dict[s
 
 def put_together(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     """One choice's message and finish reason, out of its chunks."""
-    text, calls, finish = "", [], None
+    text, finish = "", None
+    calls: list[dict[str, Any]] = []
     for chunk in chunks:
         (part,) = chunk["choices"]
         assert finish is None, "a chunk behind the finish reason"
@@ -100,37 +101,32 @@ def test_a_long_generation_does_not_end_the_others(client: httpx2.Client) -> Non
     """With one context shared by all slots it did: each was cut with an error."""
     long = {**NO_END, "max_tokens": 4000}
     with ThreadPoolExecutor(4) as pool:
-        filling = pool.submit(choice, client, "Count as far as you can. " * 140, **long)
+        filling = pool.submit(asked, client, "Count as far as you can. " * 60, **long)
         others = [pool.submit(choice, client, f"Say the number {number}.", max_tokens=40) for number in range(3)]
         assert {future.result()["finish_reason"] for future in others} <= {"stop", "length"}
         assert all(future.result()["message"]["content"] for future in others)
         answer = filling.result()
-    assert answer["finish_reason"] == "length"
-    assert answer["message"]["content"]
-
-
-def test_a_generation_fills_its_own_context_and_no_more(client: httpx2.Client) -> None:
-    usage = asked(client, "Count as far as you can. " * 140, **NO_END, max_tokens=4000)["usage"]
-    assert 1020 <= usage["total_tokens"] <= 1025
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert 508 <= answer["usage"]["total_tokens"] <= 513  # its own context, and no more
 
 
 def test_a_prompt_longer_than_the_context_is_the_callers_fault(client: httpx2.Client) -> None:
-    for text in ("word " * 1100, "word " * 200_000):
+    for text in ("word " * 600, "word " * 200_000):
         response = client.post("/v1/chat/completions", json=body(text))
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "messages"
-        assert "1024" in response.json()["error"]["message"]
+        assert "512" in response.json()["error"]["message"]
 
 
 def test_a_prompt_is_not_answered_faster_the_second_time(client: httpx2.Client) -> None:
     """A cache would answer in a fiftieth of the time, and so tell what others have asked."""
-    text = "The quick brown fox jumps over the lazy dog. " * 60
+    text = "The quick brown fox jumps over the lazy dog. " * 42
 
     def seconds() -> float:
         began = time.perf_counter()
         answer = asked(client, text, max_tokens=1)
         assert answer["usage"].keys() == {"prompt_tokens", "completion_tokens", "total_tokens"}
-        assert answer["usage"]["prompt_tokens"] > 550
+        assert answer["usage"]["prompt_tokens"] > 400
         return time.perf_counter() - began
 
     first = seconds()
@@ -184,7 +180,7 @@ def assert_valid_call(call: dict[str, Any]) -> None:
     PARAMETERS[call["name"]].validate(json.loads(call["arguments"]))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_forced_call_is_valid_buffered_and_streamed(client: httpx2.Client, tool_choice: object, seed: int) -> None:
     members = {"tools": TOOLS, "tool_choice": tool_choice, "temperature": HOT, "seed": seed, "max_tokens": 80}
@@ -201,9 +197,9 @@ def test_a_forced_call_is_valid_buffered_and_streamed(client: httpx2.Client, too
     assert other["id"] != call["id"]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_an_automatic_answer_is_text_or_valid_calls(client: httpx2.Client, seed: int) -> None:
-    members = {"tools": TOOLS, "temperature": HOT, "seed": seed, "max_tokens": 60}
+    members = {"tools": TOOLS, "temperature": HOT, "seed": seed, "max_tokens": 40}
     stream = put_together(streamed(client, QUESTION, **members))
     assert "<tool_call>\n" not in stream["text"]
     for call in stream["calls"]:

@@ -45,8 +45,8 @@ from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
-# Never reused: llama.cpp closes a connection after two requests, unannounced, and a request would race with that.
-ENGINE_IDLE_S = 0.0
+# No engine connection is reused: llama.cpp closes one after two requests, unannounced, and a request would race with it.
+ENGINE_IDLE_CONNECTIONS = 0
 CHATML_OPEN = "<|im_start|>"
 
 
@@ -146,7 +146,7 @@ async def served(model: Model, config: Config, home: Path, attester: Attester, l
         UnixAddress(settings.socket_path),
         timeouts=Timeouts(first_byte_s=config.limits.first_byte_timeout_s, idle_s=config.limits.idle_timeout_s),
         max_connections=config.engine.slots * 2,
-        idle_expiry_s=ENGINE_IDLE_S,
+        max_idle=ENGINE_IDLE_CONNECTIONS,
     )
     try:
         await supervisor.start()

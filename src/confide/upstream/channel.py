@@ -60,6 +60,8 @@ class Channel:
         max_header_bytes: int = 32 * 1024,
         probe_after_s: float = 0.5,
     ) -> None:
+        if idle_expiry_s <= 0:
+            raise ValueError("idle_expiry_s must be more than 0; max_idle=0 reuses no connection")
         self._bounds = Bounds(timeouts, idle_expiry_s, max_header_bytes)
         self._probe_after_s = probe_after_s
         self._address = address

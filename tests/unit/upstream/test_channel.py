@@ -1036,3 +1036,19 @@ async def test_a_request_is_written_only_after_the_handshake_accepted_the_peer(
             assert upstream.bytes_received == 0
         await channel.close()
         assert channel.live == 0
+
+
+def test_an_expiry_of_nothing_is_refused_and_not_waited_for_in_a_busy_loop() -> None:
+    with pytest.raises(ValueError, match="max_idle=0"):
+        Channel(UnixAddress("unused"), timeouts=Timeouts(), max_connections=1, idle_expiry_s=0)
+
+
+async def test_without_idle_connections_each_request_has_its_own(tmp_path: Path) -> None:
+    async with ScriptedUpstream([response(b"x")], path=tmp_path / "s") as upstream:
+        channel = Channel(UnixAddress(str(tmp_path / "s")), timeouts=Timeouts(), max_connections=4, max_idle=0)
+        for _ in range(3):
+            exchange = await channel.send(b"GET", b"/", [], b"")
+            assert await exchange.read_all(10) == b"x"
+        assert upstream.accepted == 3
+        assert (channel.idle, channel.live) == (0, 0)
+        await channel.close()
