@@ -45,7 +45,7 @@ from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
-# No engine connection is reused: llama.cpp closes one after two requests, unannounced, and a request would race with it.
+# None is reused: llama.cpp closes a connection after two requests, unannounced, and a request would race with that.
 ENGINE_IDLE_CONNECTIONS = 0
 CHATML_OPEN = "<|im_start|>"
 
