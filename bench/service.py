@@ -44,7 +44,9 @@ class Ready:
 
 def upstream(path: str, closing: contextlib.AsyncExitStack) -> EmbeddedUpstream:
     """The scripted engine, spoken to like the embedded one."""
-    channel = Channel(UnixAddress(path), timeouts=Timeouts(), max_connections=MOST_STREAMS, idle_expiry_s=2.0)
+    channel = Channel(
+        UnixAddress(path), timeouts=Timeouts(), max_connections=MOST_STREAMS, max_idle=0
+    )  # as the service does
     closing.push_async_callback(channel.close)
     return EmbeddedUpstream(
         channel=channel,

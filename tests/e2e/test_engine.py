@@ -210,29 +210,29 @@ def test_an_automatic_answer_is_text_or_valid_calls(client: httpx2.Client, seed:
 
 
 def test_an_automatic_answer_may_call(client: httpx2.Client) -> None:
-    """The marker is made likely here, as so small a model seldom calls by itself."""
-    one = {"name": "weather", "arguments": '{"city":"Rome","days":1}'}
-    earlier = [
-        message
-        for number in range(2)
-        for message in (
-            {"role": "user", "content": "What is the weather in Rome?"},
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"id": f"c{number}", "type": "function", "function": one}],
-            },
-            {"role": "tool", "tool_call_id": f"c{number}", "content": "18 C"},
-            {"role": "assistant", "content": "18 C"},
-        )
-    ]
-    request = {**body(QUESTION), "tools": TOOLS[:1], "temperature": 0, "max_tokens": 60}
-    request["messages"] = [*earlier, {"role": "user", "content": QUESTION}]
+    """So small a model calls when it has seen itself do so four times."""
+    parameters = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+    function = {"name": "weather", "description": "Weather of a city", "parameters": parameters}
+    turns = [turn for city in ("Rome", "Oslo", "Lima", "Cairo") for turn in asked_and_called(city)]
+    settings = {"temperature": 0, "repetition_penalty": 1.0, "parallel_tool_calls": False, "max_tokens": 60}
+    request = {**body(""), "tools": [{"type": "function", "function": function}], **settings}
+    request["messages"] = [*turns, {"role": "user", "content": "Weather in Paris?"}]
     response = client.post("/v1/chat/completions", json=request)
     assert response.status_code == 200, response.text
     (answer,) = response.json()["choices"]
-    assert answer["finish_reason"] == "tool_calls"
-    assert_valid_call(calls_of(answer)[0])
+    assert (answer["finish_reason"], answer["message"]["content"]) == ("tool_calls", None)
+    (call,) = calls_of(answer)
+    assert (call["name"], json.loads(call["arguments"])) == ("weather", {"city": "Paris"})
+
+
+def asked_and_called(city: str) -> list[dict[str, object]]:
+    """A question, the call that it led to, and the result."""
+    function = {"name": "weather", "arguments": json.dumps({"city": city})}
+    return [
+        {"role": "user", "content": f"Weather in {city}?"},
+        {"role": "assistant", "tool_calls": [{"id": city, "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": city, "content": "18 C"},
+    ]
 
 
 def random_schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:

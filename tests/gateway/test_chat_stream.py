@@ -258,3 +258,19 @@ async def test_one_choice_that_fails_ends_the_stream_once(gateway: ScriptedGatew
     assert wire.count(b'"error"') == wire.count(b"[DONE]") == 1
     assert wire.endswith(DONE)
     assert gateway.slots.free == 4
+
+
+async def test_text_of_the_engine_that_is_not_utf_8_is_an_upstream_error(tmp_path: Path) -> None:
+    bad = chunk(b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n')
+    async with serving_scripted(tmp_path, [sse_head(), bad, finish(), LAST_CHUNK]) as gateway:
+        assert (await gateway.post()).status_code == 502
+        assert (await gateway.post(stream=True)).status_code == 502
+
+
+async def test_what_the_engine_sends_after_its_finish_reason_is_left_out(tmp_path: Path) -> None:
+    script = [sse_head(), token("a"), finish(), token("late"), finish(), LAST_CHUNK]
+    async with serving_scripted(tmp_path, script) as gateway:
+        text = (await gateway.post(stream=True)).text
+        assert text.count('"finish_reason":"stop"') == 1
+        assert "late" not in text
+        assert "late" not in (await gateway.post()).text

@@ -270,8 +270,8 @@ async def test_a_fault_of_ours_within_a_stream_is_its_tail(tmp_path: Path, monke
     async with serving_scripted(tmp_path, [sse_head(), token("one"), token("two"), HANG]) as gateway:
         encode = ChunkEncoder.encode
 
-        def encode_one(self: ChunkEncoder, choice: object, deltas: list[object], event: object) -> bytes:
-            data = encode(self, choice, deltas, event)  # type: ignore[arg-type]  # passed through
+        def encode_one(self: ChunkEncoder, choice: object, deltas: list[object]) -> bytes:
+            data = encode(self, choice, deltas)  # type: ignore[arg-type]  # passed through
             return broken() if b"two" in data else data
 
         monkeypatch.setattr(ChunkEncoder, "encode", encode_one)

@@ -5,13 +5,10 @@ from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 from confide.errors import InvalidRequest
 from confide.protocol.chat import ChatRequest, parse_chat
 from confide.protocol.chat_body import ChatBody
-from confide.protocol.schema import SchemaSupport, check_schema
-from confide.protocol.schema_keywords import KEYWORDS
 
 VALID: dict[str, Any] = {
     "model": "m",
@@ -36,7 +33,6 @@ VALID: dict[str, Any] = {
     "reasoning": {"effort": "low"},
 }
 BYTES = json.dumps(VALID).encode()
-EVERY_KEYWORD = SchemaSupport(keywords=frozenset(KEYWORDS), anchored_patterns_only=False)
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)) | st.just("function")
@@ -107,37 +103,3 @@ def test_text_comes_through_unchanged(text: str) -> None:
     request = outcome(json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode())
     assert isinstance(request, ChatRequest)
     assert request.messages[0].content == text
-
-
-schemas = st.recursive(
-    st.booleans()
-    | st.sampled_from(
-        [{}, {"type": "string"}, {"$ref": "#/$defs/a"}, {"$ref": "#/not"}, {"enum": [1]}, {"type": "x"}, 1]
-    ),
-    lambda below: st.dictionaries(
-        st.sampled_from(sorted(KEYWORDS)),
-        below
-        | st.lists(below, max_size=2)
-        | st.dictionaries(st.sampled_from(["a", "^b$"]), below, max_size=2)
-        | scalars,
-        max_size=3,
-    ),
-    max_leaves=12,
-)
-
-
-@given(schemas)
-def test_a_schema_that_is_taken_is_a_schema(schema: Any) -> None:
-    try:
-        check_schema(schema, param="response_format", allow=EVERY_KEYWORD)
-    except InvalidRequest:
-        return
-    Draft202012Validator.check_schema(schema)
-
-
-@given(values)
-def test_any_json_as_a_schema(value: object) -> None:
-    try:
-        check_schema(value, param="response_format", allow=EVERY_KEYWORD)
-    except InvalidRequest as error:
-        assert error.param == "response_format"  # noqa: PT017  any other exception fails the test

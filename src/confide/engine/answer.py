@@ -126,7 +126,7 @@ class Choice:
         """Raises LeftGrammar when the text is not what was asked for; the answer must then not end as complete."""
         if event.usage is not None:
             self.usage = event.usage
-        if not event.choices:
+        if not event.choices or self.finish_reason is not None:  # what comes after the end is no part of it
             return []
         given = event.choices[0]
         deltas: list[Delta] = []

@@ -22,7 +22,6 @@ import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from confide.errors import InvalidRequest
-from confide.protocol.schema_keywords import KEYWORDS, NEVER_HONOURED
 
 SCHEMA_MOST_BYTES = 64 * 1024
 SCHEMA_MOST_LEVELS = 64  # objects and arrays within each other; LLGuidance's parser stops at 128
@@ -38,6 +37,38 @@ NO_PARAMETERS: dict[str, object] = {"type": "object", "properties": {}, "additio
 # What the compiler says when a limit of its own or of LIMITS is reached.
 TOO_LARGE = re.compile(r"too (?:big|large)|Current row has|too many")
 NAMES = re.compile(r'"([^"]*)"')
+# Words of JSON Schema that a refusal may repeat; any other name in it is the client's own.
+KEYWORDS = frozenset(
+    {
+        "$anchor",
+        "$dynamicAnchor",
+        "$dynamicRef",
+        "$recursiveAnchor",
+        "$recursiveRef",
+        "$vocabulary",
+        "additionalItems",
+        "contains",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
+        "else",
+        "id",
+        "if",
+        "maxContains",
+        "minContains",
+        "multipleOf",
+        "not",
+        "nullable",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "uniqueItems",
+    }
+)
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -160,7 +191,7 @@ def reason(refusal: str) -> str:
     line = refusal.partition("\n")[0]
     problem = line.partition("failed to compile JSON schema: ")[2] or line
     if problem.startswith("Unimplemented keys: "):
-        known = [name for name in NAMES.findall(problem) if name in KEYWORDS or name in NEVER_HONOURED]
+        known = [name for name in NAMES.findall(problem) if name in KEYWORDS]
         return f"it does not support {', '.join(known) or 'a keyword'}"
     if problem.startswith("oneOf constraints"):
         return "it does not support oneOf unless the alternatives exclude each other; use anyOf"

@@ -1,7 +1,7 @@
 """What we must know of a chat request, from one decode of its body (wire contract 2).
 
 Proved on success: every member of tables 2.1 and 2.2 has its type, is in range and fits the others. Not checked here:
-whether the model exists and can do it, `provider` (wire contract 7.4), schemas (`schema.check_schema`), and the payload
+whether the model exists and can do it, `provider` (wire contract 7.4), schemas (the engine's), and the payload
 of images, audio and files. The structs of messages, parts and tools are in `chat_messages`.
 """
 

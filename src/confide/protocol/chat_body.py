@@ -45,7 +45,7 @@ class JsonObject(PromptStruct, frozen=True, tag_field="type", tag="json_object")
 
 
 class JsonSchema(PromptStruct, frozen=True):
-    """JSON text valid under `schema`, which `schema.check_schema` has yet to look at. None: any JSON."""
+    """JSON text valid under `schema`, which the engine has yet to look at. None: any JSON."""
 
     name: FunctionName
     schema: dict[str, object] | None = None

@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from store_builders import opened, proof
 
 from confide import config
 from confide.errors import ConfigError
 from confide.store import open_keys, open_store
+from store_builders import opened, proof
 
 OPEN_ON_CUE = """
 import sys

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from store_builders import NOW, opened, proof
 
 from confide.errors import NotReady
 from confide.store import SqliteStore
+from store_builders import NOW, opened, proof
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from store_builders import NOW, opened
 
 COMMIT_AND_TELL = """

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from store_builders import NOW, opened
 
 from confide.errors import ConfigError
 from confide.store import open_keys
+from store_builders import NOW, opened
 
 
 def test_a_token_is_32_random_bytes_in_base64url(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from store_builders import proof
 
 from confide.store import Proof
+from store_builders import proof
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 DIGESTS = st.binary(min_size=32, max_size=32)

@@ -4,11 +4,10 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
-from store_builders import NOW, count, opened, proof, query
-
 from confide import config
 from confide.store.database import connect
 from confide.store.retention import BITE_ROWS, Retention
+from store_builders import NOW, count, opened, proof, query
 
 
 async def commit_all(home: Path, ids: range, *, settings: config.Store | None = None, now: int = NOW) -> None:

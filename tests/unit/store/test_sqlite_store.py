@@ -9,10 +9,10 @@ from typing import Literal
 
 import pytest
 from msgspec.structs import replace
-from store_builders import NOW, count, opened, proof, query
 
 from confide import config
 from confide.errors import NotReady
+from store_builders import NOW, count, opened, proof, query
 
 
 def commit_frames(wal: bytes) -> int:

@@ -8,7 +8,6 @@ from confide.engine.answer import (
     Choice,
     Content,
     Delta,
-    EngineEvent,
     ReasoningText,
 )
 from confide.upstream.base import Head, Tally
@@ -24,10 +23,11 @@ class ChunkEncoder:
         self._open = b"data: " + fixed[:-1] + b',"choices":['
         self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._begun: set[int] = set()
+        self._ended: set[int] = set()
 
-    def encode(self, choice: Choice, deltas: list[Delta], event: EngineEvent) -> bytes:
-        """Whole events for one step of a choice, maybe none. The role comes first, the finish reason last."""
-        finished = bool(event.choices) and event.choices[0].finish_reason is not None
+    def encode(self, choice: Choice, deltas: list[Delta]) -> bytes:
+        """Whole events for one step of a choice, maybe none. The role comes first, the finish reason last, once."""
+        finished = choice.finish_reason is not None and choice.index not in self._ended
         if not deltas and not finished:
             return b""
         pieces: list[bytes] = []
@@ -39,6 +39,7 @@ class ChunkEncoder:
             for delta in deltas
         ]
         if finished:
+            self._ended.add(choice.index)
             reason = b'{},"finish_reason":' + encode(choice.finish_reason)
             pieces.append(self._open + b'{"index":%d,"delta":%b}' % (choice.index, reason) + self._close)
         return b"".join(pieces)

@@ -29,7 +29,7 @@ STEPS_AHEAD = 64  # of several choices, while the client is slow to read
 NOT_HELD = "the model could not hold to the requested form; try again, or ask for a simpler one"
 ENDED_EARLY = "the model stopped before the end of its answer; try again"
 
-Step = tuple[Choice, list[Delta], EngineEvent]
+Step = tuple[Choice, list[Delta]]
 Steps = AsyncGenerator[Step, None]
 
 decode_event = msgspec.json.Decoder(EngineEvent).decode
@@ -119,7 +119,7 @@ class EmbeddedUpstream:
                 exchange.abort()
         except Stalled as error:
             raise UpstreamTimeout("the model did not answer in time") from error
-        except (ChannelError, SseError, msgspec.DecodeError) as error:
+        except (ChannelError, SseError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamFailed(ENDED_EARLY) from error
 
 
@@ -137,8 +137,8 @@ class EmbeddedAnswer:
         encoder = ChunkEncoder(self._head, include_usage=self._request.include_usage)
         choices = await self._choices()
         async with aclosing(self._all_steps(choices)) as steps:
-            async for choice, deltas, event in steps:
-                data = encoder.encode(choice, deltas, event)
+            async for choice, deltas in steps:
+                data = encoder.encode(choice, deltas)
                 if data:
                     yield data
         count(choices, tally)
@@ -150,7 +150,7 @@ class EmbeddedAnswer:
         choices = await self._choices()
         parts = [AnswerParts(choice.index) for choice in choices]
         async with aclosing(self._all_steps(choices)) as steps:
-            async for choice, deltas, _ in steps:
+            async for choice, deltas in steps:
                 parts[choice.index].add(deltas)
         count(choices, tally)
         finished = [part.document(choice.finish_reason) for part, choice in zip(parts, choices, strict=True)]
@@ -196,7 +196,7 @@ class EmbeddedAnswer:
                     deltas = choice.step(event)
                 except LeftGrammar as error:
                     raise UpstreamFailed(NOT_HELD) from error
-                yield choice, deltas, event
+                yield choice, deltas
         if choice.finish_reason is None:
             raise UpstreamFailed(ENDED_EARLY)
 
@@ -244,7 +244,7 @@ def refused(body: bytes) -> WireError:
     """The engine's error response in our terms; its own text is not passed on."""
     try:
         return engine_error(msgspec.json.decode(body, type=Refusal).error)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return UpstreamFailed("the model could not take the request")
 
 
