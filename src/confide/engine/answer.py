@@ -136,7 +136,8 @@ class Choice:
             deltas += self._read(given.delta.content)
         if given.finish_reason is not None:
             deltas += self._finish(given.finish_reason)
-        self._logprobs += public_logprobs(given)
+        if given.logprobs is not None:
+            self._logprobs += public_logprobs(given.logprobs)
         return self._with_logprobs(deltas) if self._logprobs else deltas
 
     def _read(self, text: str) -> list[Delta]:
@@ -320,10 +321,9 @@ def overlap(text: str, marker: str) -> int:
     return 0
 
 
-def public_logprobs(choice: EngineChoice) -> list[dict[str, object]]:
+def public_logprobs(given: EngineLogprobs) -> list[dict[str, object]]:
     """The log probabilities in OpenAI's shape, without the engine's token ids."""
-    content = choice.logprobs.content if choice.logprobs is not None else None
-    return [public_logprob(entry, top=True) for entry in content or []]
+    return [public_logprob(entry, top=True) for entry in given.content or []]
 
 
 def public_logprob(entry: EngineLogprob, *, top: bool) -> dict[str, object]:

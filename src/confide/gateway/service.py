@@ -9,6 +9,7 @@ a service that cannot answer.
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import signal
@@ -100,6 +101,8 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
             store_path=config.store.url or str(home / "confide.db"),
             is_open=authenticator.is_open,
         )
+        gc.collect()
+        gc.freeze()  # what was loaded by now stays; collections on the prompt path need not look at it again
         await run_server(gateway, config, listener, lifecycle, lambda: announce(service))
 
 

@@ -22,6 +22,7 @@ class ChunkEncoder:
         fixed = encode({"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model})
         self._open = b"data: " + fixed[:-1] + b',"choices":['
         self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._close_text = b'},"finish_reason":null}' + self._close
         self._begun: set[int] = set()
         self._ended: set[int] = set()
 
@@ -34,10 +35,14 @@ class ChunkEncoder:
         if choice.index not in self._begun:
             self._begun.add(choice.index)
             pieces.append(self._chunk(choice.index, b'{"role":"assistant","content":""}'))
-        pieces += [
-            self._chunk(choice.index, delta_json(delta), delta.logprobs if type(delta) is Content else None)
-            for delta in deltas
-        ]
+        open_text = b'%b{"index":%d,"delta":{"content":' % (self._open, choice.index)
+        for delta in deltas:
+            if type(delta) is not Content:
+                pieces.append(self._chunk(choice.index, delta_json(delta)))
+            elif delta.logprobs is None:
+                pieces += (open_text, encode(delta.text), self._close_text)
+            else:
+                pieces.append(self._chunk(choice.index, delta_json(delta), delta.logprobs))
         if finished:
             self._ended.add(choice.index)
             reason = b'{},"finish_reason":' + encode(choice.finish_reason)

@@ -92,35 +92,28 @@ class EmbeddedUpstream:
         async with self._compiling:
             return await asyncio.to_thread(compile_grammar, constraint.grammar, param=constraint.param)
 
-    async def events(self, body: dict[str, object]) -> AsyncGenerator[EngineEvent, None]:
-        """The engine's events for one request, in a slot. Raises WireError; closing it frees the slot at once."""
+    async def events(self, body: dict[str, object]) -> AsyncGenerator[list[EngineEvent], None]:
+        """The engine's events for one request, as many as each read brings. Raises WireError; closing it frees the
+        slot at once.
+        """
         await self.slots.acquire()
         try:
-            async with aclosing(self._exchange(msgspec.json.encode(body))) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self.slots.release()
-
-    async def _exchange(self, body: bytes) -> AsyncGenerator[EngineEvent, None]:
-        self._engine.check_ready()  # it may have died while this request waited
-        framer = Framer()
-        try:
-            exchange = await self._channel.send(b"POST", PATH, self._headers, body)
+            self._engine.check_ready()  # it may have died while this request waited
+            framer = Framer()
+            exchange = await self._channel.send(b"POST", PATH, self._headers, msgspec.json.encode(body))
             try:
                 if exchange.status != 200:
                     raise refused(await exchange.read_all(ERROR_MOST_BYTES))
                 while data := await exchange.read():
-                    for event in framer.feed(data):
-                        if event.data == b"[DONE]":
-                            continue
-                        yield decode_event(event.data)
+                    yield [decode_event(event.data) for event in framer.feed(data) if event.data != b"[DONE]"]
             finally:
                 exchange.abort()
         except Stalled as error:
             raise UpstreamTimeout("the model did not answer in time") from error
         except (ChannelError, SseError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamFailed(ENDED_EARLY) from error
+        finally:
+            self.slots.release()
 
 
 class EmbeddedAnswer:
@@ -188,15 +181,12 @@ class EmbeddedAnswer:
 
     async def _steps(self, choice: Choice) -> Steps:
         """One choice to its end. Raises WireError when the engine ends without saying how, or leaves the grammar."""
-        async with aclosing(self._upstream.events(self._plan.bodies[choice.index])) as events:
-            async for event in events:
-                if event.error is not None:
-                    raise engine_error(event.error)
-                try:
-                    deltas = choice.step(event)
-                except LeftGrammar as error:
-                    raise UpstreamFailed(NOT_HELD) from error
+        async with aclosing(self._upstream.events(self._plan.bodies[choice.index])) as reads:
+            async for events in reads:
+                deltas, failure = advance(choice, events)
                 yield choice, deltas
+                if failure is not None:
+                    raise failure
         if choice.finish_reason is None:
             raise UpstreamFailed(ENDED_EARLY)
 
@@ -227,6 +217,19 @@ class EmbeddedAnswer:
             for task in pumps:
                 task.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+
+
+def advance(choice: Choice, events: list[EngineEvent]) -> tuple[list[Delta], WireError | None]:
+    """What several events are worth together, and what ended them before the last one, if anything did."""
+    deltas: list[Delta] = []
+    for event in events:
+        if event.error is not None:
+            return deltas, engine_error(event.error)
+        try:
+            deltas += choice.step(event)
+        except LeftGrammar:
+            return deltas, UpstreamFailed(NOT_HELD)
+    return deltas, None
 
 
 def count(choices: list[Choice], tally: Tally) -> None:
