@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from e2e.engine_process import engines_of, needs_proc
 from running import Running, home_with_weights, running
 
-pytestmark = [pytest.mark.engine, pytest.mark.long]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 
 CONFIG = """
 [engine]
