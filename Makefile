@@ -25,7 +25,7 @@ serve: setup  ## run the service with the embedded model (ARGS="--port 9000")
 	$(BIN)/confide serve $(ARGS)
 
 test: setup  ## the tests that a change must pass (ARGS="-k receipts")
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-all: setup  ## those and the long ones
 	$(BIN)/python -m pytest $(ARGS)
