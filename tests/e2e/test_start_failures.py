@@ -258,7 +258,7 @@ def test_a_disk_too_full_for_the_store(small_disk: Path, home: Path, free_bytes:
         while ballast.write(bytes(4096)):
             pass
     os.truncate(small_disk / "ballast", (small_disk / "ballast").stat().st_size - free_bytes)
-    assert_refused(start(small_disk, *config), 2, "disk is full", "free space")
+    assert_refused(start(small_disk, *config), 2, "cannot be used", "the free space")
     (small_disk / "ballast").unlink()
     assert_refused(start(small_disk, *config), 2, "the engine could not load the model")  # the store is whole again
 
