@@ -148,13 +148,30 @@ def worker_environment() -> dict[str, str]:
 
 
 def socket_directory(home: Path) -> Path:
-    """A directory 0700 for the engine's socket: below `home`, or a fresh temporary one where that path is too long."""
+    """A directory 0700 for the engine's socket: below `home`, or a fresh temporary one where that path is too long.
+
+    Raises ConfigError where every place is too long for a socket, or none can be written.
+    """
     directory = home / "run"
-    if len(os.fsencode(directory)) > SOCKET_PATH_MOST - 24:
-        return Path(tempfile.mkdtemp(prefix="confide-"))
-    directory.mkdir(mode=0o700, exist_ok=True)
-    directory.chmod(0o700)
-    return directory
+    try:
+        if fits_socket(directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            directory.chmod(0o700)
+            return directory
+        for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - the directory made in it is private
+            if fits_socket(Path(base, "confide-12345678")):
+                return Path(tempfile.mkdtemp(prefix="confide-", dir=base))
+    except OSError as error:
+        raise ConfigError(f"no directory for the engine's socket: {error.strerror}: {error.filename}") from error
+    raise ConfigError(
+        f"{directory} is too long a path for a socket, and so is the temporary directory",
+        remedy="Set CONFIDE_HOME or TMPDIR to a shorter path.",
+    )
+
+
+def fits_socket(directory: Path) -> bool:
+    """Whether the path of a socket in `directory` fits what the system takes; its name has at most 24 bytes."""
+    return len(os.fsencode(directory)) <= SOCKET_PATH_MOST - 24
 
 
 def remove_socket(path: Path) -> None:
