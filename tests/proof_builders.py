@@ -9,7 +9,7 @@ from confide.attester.keys import LegacyKeys
 from confide.client.verifier import verify_answer
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification
-from confide.protocol.report import attestation, legacy_report
+from confide.protocol.legacy_report import attestation, legacy_report
 from confide.protocol.signature import Algo, signature_text
 from confide.protocol.statement import legacy_report_data
 from confide.simulator.tdx import SimulatedTdxPlatform

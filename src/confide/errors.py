@@ -9,6 +9,7 @@ ConfideError
 │   ├── NotFound               404 not_found (the same bytes for "not yours")
 │   ├── ModelNotFound          404 model_not_found
 │   ├── MethodNotAllowed       405 invalid_request_error
+│   ├── SessionNotAccepted     412 session_not_accepted: no pinned session can serve
 │   ├── RequestTooLarge        413 invalid_request_error
 │   └── LimitReached           429 rate_limit_error, with Retry-After
 ├── ServingFailed              ours or the engine's                                   5xx
@@ -86,6 +87,10 @@ class ModelNotFound(RequestRefused):
 
 class MethodNotAllowed(RequestRefused):
     status, type = 405, "invalid_request_error"
+
+
+class SessionNotAccepted(RequestRefused):
+    status, type = 412, "session_not_accepted"
 
 
 class RequestTooLarge(RequestRefused):

@@ -43,7 +43,7 @@ from confide.evidence.tdx import (
     unreadable,
     verify_tdx,
 )
-from confide.protocol.report import pick_attestation
+from confide.protocol.legacy_report import pick_attestation
 from confide.protocol.signature import Algo, split_text, unhex, verify_text
 from confide.protocol.statement import legacy_report_data
 

@@ -1,120 +1,172 @@
-"""The legacy attestation report: builders for the service, and the choice that a client makes (wire contract 6).
+"""The ACI attestation report: written by the service, read by a relying party (wire contract 7.3).
 
-A report proves nothing by itself. Its quote does, once it verified and the report data inside the *verified quote*
-equals the layout of wire contract 6.3; that is the evidence room's work, not done here.
+A report proves nothing by itself. Its quote does, once it verified and its report data are those of the statement over
+this keyset and one's own nonce; that is the relying party's work with the evidence room, not done here.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any, Literal
 
-from confide.errors import VerificationError
-from confide.protocol.signature import Algo
-from confide.protocol.statement import legacy_report_data
+import msgspec
+
+from confide.protocol.canonical import DIGEST, DocumentError, parse_document, typed
+from confide.protocol.keyset import Keyset, parse_keyset
+from confide.protocol.statement import aci_report_data
+
+API_VERSION = "aci/1"
+SLOT_BYTES = 64
+COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})")
 
 
-def attestation(
+class SourceProvenance(msgspec.Struct, frozen=True):
+    """Which source the service was built from: labels, until measured evidence backs them. None: not known."""
+
+    repo_url: str | None = None
+    repo_commit: str | None = None
+    image_digest: str | None = None
+    image_provenance: str | None = None
+
+    @property
+    def is_acceptable(self) -> bool:
+        """Whether it names something: a repository with its full commit, or an image digest."""
+        has_commit = self.repo_commit is not None and COMMIT.fullmatch(self.repo_commit) is not None
+        has_image = self.image_digest is not None and DIGEST.fullmatch(self.image_digest) is not None
+        return (bool(self.repo_url) and has_commit) or has_image
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """The members of `attestation.evidence` that we read; a foreign service may send others.
+
+    `quote`: hex. `quote_report_data`: 128 hex digits. `event_log`, `vm_config`: JSON text. `collateral` and
+    `simulated` are ours: DCAP collateral members, and that no hardware stands behind the quote.
+    """
+
+    quote: str
+    quote_report_data: str | None = None
+    event_log: str | None = None
+    app_compose: str | None = None
+    vm_config: str | None = None
+    key_custody: Any = None
+    downstream_tls_binding: Any = None
+    collateral: dict[str, str] | None = None
+    simulated: bool = False
+
+
+class Attestation(msgspec.Struct, frozen=True):
+    """`attestation` of a report, its keyset still as parsed."""
+
+    tee_type: str
+    workload_keyset: dict[str, Any]
+    report_data: str
+    evidence: Evidence
+    source_provenance: SourceProvenance | None = None
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """`service_capabilities`. An unknown or absent `serving` is read as the weaker one, "aggregator"."""
+
+    supported_e2ee_versions: tuple[str, ...] = ()
+    serving: str = "aggregator"
+
+
+class Document(msgspec.Struct, frozen=True):
+    """The report's members."""
+
+    api_version: str
+    workload_keyset_digest: str
+    attestation: Attestation
+    service_capabilities: Capabilities = Capabilities()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that could be read. Everything in it is a claim; only `keyset_digest` was recomputed, by us.
+
+    `claimed_digest`: what the report says its keyset's digest is. `report_data`: bare hex. `quote`: bytes.
+    """
+
+    claimed_digest: str
+    keyset: Keyset
+    keyset_digest: str
+    tee_type: str
+    report_data: str
+    quote: bytes
+    evidence: Evidence
+    provenance: SourceProvenance | None
+    serving: Literal["direct", "aggregator"]
+
+
+def aci_report(
     *,
-    signing_address: str,
-    signing_algo: Algo,
-    signing_public_key: str,
-    nonce: bytes,
-    quote: bytes,
-    report_data: bytes,
-    event_log: str,
-    vm_config: str,
-    info: Mapping[str, object],
-    simulated: bool,
-    collateral: Mapping[str, str] | None = None,
-    spki_sha256: bytes | None = None,
-    nvidia_payload: str | None = None,
+    keyset: Keyset,
+    nonce: str | None,
+    tee_type: str,
+    provenance: SourceProvenance,
+    evidence: Mapping[str, object],
+    serving: Literal["direct", "aggregator"] = "direct",
+    e2ee_versions: tuple[str, ...] = (),
 ) -> dict[str, object]:
-    """One attestation object with all members of wire contract 6.1, and two of ours: `simulated` and `collateral`.
+    """The report document over a quote for this keyset and nonce. `evidence`: its members, `quote` in hex among them.
 
-    `signing_public_key`: hex without `0x`. `nonce`: 32 bytes. `report_data`: the 64 bytes in the quote. `spki_sha256`
-    (32 bytes) makes it version 2. `nvidia_payload`: JSON text, None without GPU evidence. Raises ValueError when
-    `report_data` is not the layout for this address, nonce and TLS key: such an object would accuse its own quote.
+    `nonce`: 64 lower-case hex digits, or None. Raises ValueError as `aci_report_data` does.
     """
-    identity = bytes.fromhex(signing_address.removeprefix("0x"))
-    if report_data != legacy_report_data(identity, nonce, spki_sha256=spki_sha256):
-        raise ValueError("the report data in the quote is not the one for this address, nonce and TLS key")
-    members: dict[str, object] = {
-        "signing_address": signing_address,
-        "signing_algo": signing_algo.value,
-        "signing_public_key": signing_public_key,
-        "request_nonce": nonce.hex(),
-        "intel_quote": quote.hex(),
-        "quote": quote.hex(),
-        "report_data": report_data.hex(),
-        "nvidia_payload": empty_gpu_payload(nonce) if nvidia_payload is None else nvidia_payload,
-        "event_log": event_log,
-        "vm_config": vm_config,
-        "info": dict(info),
-        "version": 1 if spki_sha256 is None else 2,
-        "simulated": simulated,
+    digest = keyset.digest()
+    return {
+        "api_version": API_VERSION,
+        "workload_keyset_digest": digest,
+        "attestation": {
+            "tee_type": tee_type,
+            "workload_keyset": keyset.document(),
+            "report_data": aci_report_data(digest, nonce)[:32].hex(),
+            "source_provenance": msgspec.to_builtins(provenance),
+            "evidence": dict(evidence),
+        },
+        "service_capabilities": {"supported_e2ee_versions": list(e2ee_versions), "serving": serving},
     }
-    if spki_sha256 is not None:
-        members["tls_cert_fingerprint"] = spki_sha256.hex()
-    if collateral is not None:
-        members["collateral"] = dict(collateral)
-    return members
 
 
-def empty_gpu_payload(nonce: bytes) -> str:
-    """The JSON text of `nvidia_payload` where there is no GPU evidence (wire contract 6.4). `nonce`: 32 bytes."""
-    return json.dumps({"nonce": nonce.hex(), "evidence_list": [], "arch": "HOPPER"}, separators=(",", ":"))
-
-
-def legacy_report(
-    served_by: Mapping[str, object], *, others: Sequence[Mapping[str, object]] = (), model_name: str | None = None
-) -> dict[str, object]:
-    """The superset report of wire contract 6.2: every family of verifiers finds what it looks for.
-
-    `served_by`: the attestation of the signer that serves. `others`: those of further known instances. `model_name`:
-    the model that was asked for; a direct service shows the same evidence as gateway and as model.
-    """
-    instances = [without_instances(each) for each in (served_by, *others)]
-    report: dict[str, object] = {**instances[0], "all_attestations": instances}
-    if model_name is not None:
-        report["gateway_attestation"] = instances[0]
-        report["model_attestations"] = [{**instances[0], "model_name": model_name}]
-    return report
-
-
-def without_instances(entry: Mapping[str, object]) -> dict[str, object]:
-    """A copy that cannot nest: entries never hold `all_attestations` themselves."""
-    return {name: value for name, value in entry.items() if name != "all_attestations"}
-
-
-def pick_attestation(report: Mapping[str, object], signing_address: str | None = None) -> dict[str, object]:
-    """The attestation of `signing_address` in a server's report, or with None the first (wire contract 6.2).
-
-    Order: `model_attestations`, `all_attestations`, `gateway_attestation`, the top level. The address is compared
-    without case. Raises VerificationError when no entry is that signer's: another signer's attestation says nothing
-    about a signature in hand.
-    """
-    for entry in candidates(report):
-        if signing_address is None or is_signed_by(entry, signing_address):
-            return without_instances(entry)
-    raise VerificationError(
-        f"report: got attestations of other signers only, expected one of {signing_address}",
-        check="report",
-        remedy="Ask the service that served the answer for a report with this signing_address.",
+def parse_report(raw: bytes) -> Report:
+    """A foreign report. Raises DocumentError where it cannot be read; what it says is not judged here."""
+    document = typed(parse_document(raw, what="the report"), Document, what="the report")
+    if document.api_version != API_VERSION:
+        raise DocumentError(f"the report: api_version is not {API_VERSION}")
+    attestation = document.attestation
+    keyset, digest = parse_keyset(attestation.workload_keyset)
+    return Report(
+        claimed_digest=document.workload_keyset_digest,
+        keyset=keyset,
+        keyset_digest=digest,
+        tee_type=attestation.tee_type,
+        report_data=attestation.report_data,
+        quote=unhexed(attestation.evidence.quote, "attestation.evidence.quote"),
+        evidence=attestation.evidence,
+        provenance=attestation.source_provenance,
+        serving="direct" if document.service_capabilities.serving == "direct" else "aggregator",
     )
 
 
-def candidates(report: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Every object of a foreign report that may be an attestation, in the order of wire contract 6.2."""
-    for name in ("model_attestations", "all_attestations"):
-        entries = report.get(name)
-        if isinstance(entries, list):
-            yield from (entry for entry in entries if isinstance(entry, dict))
-    gateway = report.get("gateway_attestation")
-    if isinstance(gateway, dict):
-        yield gateway
-    yield dict(report)
+def binds(report: Report, nonce: str | None) -> str | None:
+    """Why the report's own words do not bind its keyset to `nonce` (64 lower-case hex digits or None), or None.
+
+    What the *quote* holds is to be compared with `aci_report_data(report.keyset_digest, nonce)` besides.
+    """
+    if not compare_digest(report.claimed_digest.encode(), report.keyset_digest.encode()):
+        return f"the keyset hashes to {report.keyset_digest}, and the report names another digest"
+    slot = aci_report_data(report.keyset_digest, nonce)
+    if not compare_digest(report.report_data.encode(), slot[:32].hex().encode()):
+        return "report_data is not the hash of the statement over this keyset and this nonce"
+    stated = report.evidence.quote_report_data
+    if stated is not None and not compare_digest(stated.encode(), slot.hex().encode()):
+        return "quote_report_data is not that hash followed by 32 zero bytes"
+    return None
 
 
-def is_signed_by(entry: Mapping[str, object], signing_address: str) -> bool:
-    """Whether the entry claims this signer. A claim only: the verified quote decides."""
-    claimed = entry.get("signing_address")
-    return isinstance(claimed, str) and claimed.lower() == signing_address.lower()
+def unhexed(text: str, member: str) -> bytes:
+    """The bytes of hex digits. Raises DocumentError."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise DocumentError(f"the report: {member} is not hex") from None

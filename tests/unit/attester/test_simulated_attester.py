@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from confide.attester.keys import load_seed
 from confide.attester.simulated import MAX_WAITING, SimulatedAttester, require_report_data
 from confide.errors import ConfigError, InternalError, NotReady
-from confide.protocol.report import attestation, legacy_report, pick_attestation
+from confide.protocol.legacy_report import attestation, legacy_report, pick_attestation
 from confide.protocol.signature import Algo
 from confide.protocol.statement import legacy_report_data
 from confide.simulator.tdx import SimulatedTdxPlatform

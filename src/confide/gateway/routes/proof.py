@@ -12,7 +12,7 @@ from confide.attester.keys import LegacyKeys
 from confide.errors import InvalidRequest, NotFound
 from confide.gateway import auth
 from confide.gateway.models import ModelTable
-from confide.protocol import report
+from confide.protocol import legacy_report as report
 from confide.protocol.signature import Algo, parse_algo, signature_text
 from confide.protocol.statement import legacy_report_data, parse_nonce
 from confide.store.base import Store

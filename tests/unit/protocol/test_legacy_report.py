@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from confide.errors import VerificationError
-from confide.protocol.report import attestation, empty_gpu_payload, legacy_report, pick_attestation
+from confide.protocol.legacy_report import attestation, empty_gpu_payload, legacy_report, pick_attestation
 from confide.protocol.signature import Algo
 from confide.protocol.statement import legacy_report_data
 

@@ -1,0 +1,111 @@
+"""Documents of our own: how they are read, written in canonical form, and hashed (wire contract 0.2, RFC 8785).
+
+An ACI document has ASCII member names and integers in ±(2^53−1). For such a value the canonical form of RFC 8785 is
+compact JSON with the members of every object sorted by name; texts are written as UTF-8. Anything else is refused
+before it is hashed, never rounded: two programs that round differently would hash differently.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 100  # of objects and arrays; the deepest document of the contract has 6
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+BARE_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+ENCODER = msgspec.json.Encoder(order="sorted")
+
+T = TypeVar("T")
+
+
+class DocumentError(ValueError):
+    """A document is not what the wire contract says it is. The text is for people and names the member."""
+
+
+def canonical(value: object) -> bytes:
+    """The canonical form of a value as JSON parsing gives it (RFC 8785 under wire contract 0.2, rule 6).
+
+    Raises DocumentError for a float, a member name that is not ASCII, an integer out of range, half of a surrogate
+    pair, or nesting deeper than 100.
+    """
+    check(value, "", 0)
+    try:
+        return ENCODER.encode(value)
+    except UnicodeEncodeError:
+        raise DocumentError("a text holds half of a surrogate pair, which has no form in UTF-8") from None
+
+
+def check(value: object, where: str, depth: int) -> None:
+    """Raise DocumentError unless `value` has a canonical form. `where`: its path, for the message."""
+    if value is None or isinstance(value, str | bool):
+        return
+    if depth > MAX_DEPTH:
+        raise DocumentError(f"objects and arrays are nested deeper than {MAX_DEPTH}")
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise DocumentError(f"{where or 'the value'}: an integer beyond 2^53-1 cannot be hashed")
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            if not isinstance(name, str) or not name.isascii():
+                raise DocumentError(f"{where or 'the document'}: a member name is not ASCII")
+            check(member, f"{where}.{name}" if where else name, depth + 1)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        for index, member in enumerate(value):
+            check(member, f"{where}[{index}]", depth + 1)
+    else:
+        raise DocumentError(f"{where or 'the value'}: {type(value).__name__} cannot be hashed, expected integers only")
+
+
+def digest_of(data: bytes) -> str:
+    """The digest string of these bytes: `sha256:` and 64 lower-case hex digits (wire contract 0.2, rule 1)."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def digest_text(sha256: bytes) -> str:
+    """The digest string for 32 bytes that are a SHA-256 already."""
+    return f"sha256:{sha256.hex()}"
+
+
+def parse_document(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
+    """The JSON object in `raw`, at most `most_bytes` of UTF-8. `what` names it in messages.
+
+    Raises DocumentError; also for a member name that stands twice in one object, since two readers of such a document
+    may see two documents.
+    """
+    if len(raw) > most_bytes:
+        raise DocumentError(f"{what} is larger than {most_bytes} bytes")
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=without_duplicates, parse_constant=refuse_constant)
+    except DocumentError as error:
+        raise DocumentError(f"{what}: {error}") from None
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError too; their texts quote the document
+        raise DocumentError(f"{what} is not JSON") from None
+    if not isinstance(value, dict):
+        raise DocumentError(f"{what} is not a JSON object")
+    return value
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise DocumentError("a member name stands twice in one object")
+    return members
+
+
+def refuse_constant(_: str) -> NoReturn:
+    raise DocumentError("NaN and Infinity are not JSON")
+
+
+def typed(document: object, kind: type[T], *, what: str) -> T:
+    """The members of a parsed document as a struct. Raises DocumentError naming the member."""
+    try:
+        return msgspec.convert(document, kind, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise DocumentError(f"{what}: {' '.join(str(error).split())[:200]}") from None
