@@ -1,6 +1,6 @@
 """Rewrite the lock files: hashes for every file, releases at least a week old, no registry named.
 
-The official SDK under test is exempt from the wait: the tests promise the current release.
+The official SDKs under test are exempt from the wait: the tests promise the current releases.
 """
 
 import datetime
@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 WAIT = datetime.timedelta(days=7)
-NO_WAIT = ("openai",)
+NO_WAIT = ("openai", "anthropic")
 
 
 def main() -> None:
