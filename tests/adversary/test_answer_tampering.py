@@ -97,7 +97,7 @@ class Outcome:
     error: ConfideError | None = None
 
     def ids(self, status: str) -> set[str]:
-        return {check["id"] for check in self.document.get("checks", []) if check["status"] == status}
+        return {check["name"] for check in self.document.get("checks", []) if check["status"] == status}
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ async def test_json_is_one_object(gateway: ScriptedGateway, tmp_path: Path, algo
     assert document["id"].startswith("chatcmpl-")
     assert {*document["checks"][0]} == {"id", "status", "reason"}
     assert document["anchors"][0]["simulated"] is True
-    assert algo in {check["id"]: check["reason"] for check in document["checks"]}["signature"]
+    assert algo in {check["name"]: check["reason"] for check in document["checks"]}["signature"]
 
 
 async def test_options_reach_the_request(gateway: ScriptedGateway, tmp_path: Path) -> None:

@@ -47,15 +47,15 @@ def verified(name: str, collateral: str | None, now: int, anchors: Anchors | Non
 
 
 def status(result: TdxResult, check_id: str) -> Status:
-    return next(check.status for check in result.checks if check.id == check_id)
+    return next(check.status for check in result.checks if check.name == check_id)
 
 
 def reason(result: TdxResult, check_id: str) -> str:
-    return next(check.reason for check in result.checks if check.id == check_id)
+    return next(check.reason for check in result.checks if check.name == check_id)
 
 
 def failed(result: TdxResult) -> set[str]:
-    return {check.id for check in result.checks if check.status is Status.FAIL}
+    return {check.name for check in result.checks if check.status is Status.FAIL}
 
 
 def from_vector(vector: Mapping[str, object], now: object = None) -> TdxResult:
@@ -75,7 +75,7 @@ def test_all_ten_vectors_are_covered() -> None:
 @pytest.mark.parametrize("vector", [v for v in TDX_VECTORS if v["expect"] == "ok"], ids=name_of)
 def test_a_real_quote_verifies_at_its_time(vector: Mapping[str, object]) -> None:
     result = from_vector(vector)
-    assert result.verdict(TDX_REQUIRED) is Verdict.VERIFIED
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.VERIFIED
     assert not result.simulated
     assert [anchor.name for anchor in result.anchors] == ["intel-sgx-root"]
     assert result.facts["tdx.tcb_status"] == vector["status"]
@@ -148,7 +148,7 @@ def test_a_real_quote_without_collateral_is_neither_yes_nor_no() -> None:
     result = verified("tdx/go-tdx-guest_cos-113-tdx-quote.dat", None, PRESENT)
     assert failed(result) == set()
     assert status(result, "tdx.quote") is Status.SKIP
-    assert result.verdict(TDX_REQUIRED) is Verdict.PARTIAL
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.PARTIAL
 
 
 def test_the_stored_intel_root_is_the_one_that_is_built_in() -> None:
@@ -168,7 +168,7 @@ def simulated() -> Anchors:
 @pytest.mark.parametrize("name", ["sim/tdx_quote_v4.bin", "sim/tdx_quote_v5.bin"])
 def test_a_stored_simulated_quote_verifies_under_its_pinned_root(name: str, simulated: Anchors) -> None:
     result = verified(name, "sim/tdx_collateral.json", SIMULATED_NOW, simulated)
-    assert result.verdict(TDX_REQUIRED) is Verdict.VERIFIED
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.VERIFIED
     assert result.simulated
     assert result.anchors[0].sha256 == "22981face58dc1a8a13955128857e81b2d474022926064f484cda7b7733d6ca9"
 
@@ -196,4 +196,4 @@ def test_a_stored_simulated_quote_of_a_revoked_platform(name: str, simulated: An
 def test_the_answer_of_a_simulated_guest_agent_verifies() -> None:
     anchors = Anchors.default().with_simulated((TEE / "sim/dstack_tdx_root_ca.der").read_bytes())
     result = verified("sim/dstack_getquote.json", "sim/dstack_tdx_collateral.json", SIMULATED_NOW, anchors)
-    assert result.verdict(TDX_REQUIRED) is Verdict.VERIFIED
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.VERIFIED

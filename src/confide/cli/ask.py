@@ -136,13 +136,13 @@ def show_checks(result: Verification, roots: tuple[Path, ...]) -> None:
 def table(checks: tuple[Check, ...]) -> Table:
     drawn = Table("check", "status", "reason", box=None, header_style="bold")
     for check in checks:
-        drawn.add_row(check.id, Text(check.status.value, style=STYLES[check.status]), Text(check.reason))
+        drawn.add_row(check.name, Text(check.status.value, style=STYLES[check.status]), Text(check.reason))
     return drawn
 
 
 def verdict_line(result: Verification) -> str:
     """The verdict, and whose root it rests on when that is a simulated one."""
-    verdict = result.verdict(verifier.REQUIRED).value
+    verdict = result.verdict.value
     simulated = [anchor.name for anchor in result.anchors if anchor.simulated]
     return f"{verdict} (SIMULATED ROOT {', '.join(simulated)})" if simulated else verdict
 
@@ -153,8 +153,8 @@ def document(asked: asking.Asked) -> dict[str, object]:
     return {
         "answer": asked.answer.text,
         "id": asked.answer.id,
-        "verdict": result.verdict(verifier.REQUIRED).value,
+        "verdict": result.verdict.value,
         "simulated": result.simulated,
-        "checks": [{"id": check.id, "status": check.status.value, "reason": check.reason} for check in result.checks],
+        "checks": [msgspec.to_builtins(check) for check in result.checks],
         "anchors": [msgspec.to_builtins(anchor) for anchor in result.anchors],
     }

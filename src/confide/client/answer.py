@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from confide.errors import ConfigError, VerificationError
-from confide.evidence.tdx import quoted
+from confide.evidence.result import quoted
 from confide.protocol.sse import Framer, SseError
 
 OnText = Callable[[str], None]

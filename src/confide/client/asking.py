@@ -21,8 +21,7 @@ from confide.client import verifier
 from confide.client.answer import Answer, Envelope, OnText, Problem, Question, Reading, unproven
 from confide.errors import CannotTell, ConfideError, ConfigError
 from confide.evidence.policy import Anchors, TdxPolicy
-from confide.evidence.result import Verification
-from confide.evidence.tdx import quoted
+from confide.evidence.result import Verification, quoted
 from confide.protocol.signature import Algo
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024

@@ -10,8 +10,8 @@ from hashlib import sha256, sha384
 import msgspec
 
 from confide.evidence.quote import TdxQuote
-from confide.evidence.result import Check, Status
-from confide.evidence.tdx import QUOTE, TdxResult, failed, passed, quoted, skipped
+from confide.evidence.result import Check, Status, failed, passed, quoted, skipped
+from confide.evidence.tdx import QUOTE, TdxResult
 
 SOFTWARE = "software"
 COMPOSE_HASH, SYSTEM_READY = "compose-hash", "system-ready"
@@ -71,7 +71,7 @@ def check_software(entry: dict[str, object], tdx: TdxResult) -> Check:
 
 
 def is_genuine(tdx: TdxResult) -> bool:
-    return any(check.id == QUOTE and check.status is Status.PASS for check in tdx.checks)
+    return any(check.name == QUOTE and check.status is Status.PASS for check in tdx.checks)
 
 
 def compared(compose_hash: bytes, quote: TdxQuote, entry: dict[str, object]) -> Check:

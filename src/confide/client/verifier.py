@@ -30,16 +30,12 @@ from confide.client.software import check_software
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.quote import QuoteError
-from confide.evidence.result import Check, Status, Verdict, Verification
+from confide.evidence.result import Check, Status, Verdict, Verification, failed, passed, quoted, skipped
 from confide.evidence.tdx import (
     COLLATERAL,
     REPORT_DATA,
     TDX_REQUIRED,
     TdxResult,
-    failed,
-    passed,
-    quoted,
-    skipped,
     unreadable,
     verify_tdx,
 )
@@ -113,23 +109,23 @@ def verify_answer(
         check_gpu(members, nonce),  # 9
         check_channel(members, spki_sha256, tdx),  # 10
     )
-    return Verification(tdx.now, checks, tdx.anchors, tdx.facts)
+    return Verification(tdx.now, checks, tdx.anchors, tdx.facts, required=REQUIRED)
 
 
 def require(result: Verification) -> None:
     """Return when `result` is VERIFIED. Raises VerificationError naming a check, CannotTell without collateral."""
-    if result.verdict(REQUIRED) is Verdict.VERIFIED:
+    if result.verdict is Verdict.VERIFIED:
         return
     wrong = [check for check in result.checks if check.status is Status.FAIL]
-    if not wrong and any(check.id == COLLATERAL and check.status is Status.SKIP for check in result.checks):
+    if not wrong and any(check.name == COLLATERAL and check.status is Status.SKIP for check in result.checks):
         raise CannotTell(
             "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
             remedy="Ask a service that sends `collateral` in its report.",
         )
-    named = (wrong or [check for check in result.checks if check.status is Status.SKIP and check.id in REQUIRED])[0]
+    named = (wrong or [check for check in result.checks if check.status is Status.SKIP and check.name in REQUIRED])[0]
     raise VerificationError(
-        f"the answer is not verified: {named.id}: {named.reason}",
-        check=named.id,
+        f"the answer is not verified: {named.name}: {named.reason}",
+        check=named.name,
         remedy="Do not rely on this answer.",
     )
 
@@ -294,4 +290,4 @@ def check_channel(entry: Members, spki_sha256: bytes | None, tdx: TdxResult) -> 
 
 def is_bound(tdx: TdxResult) -> bool:
     """Whether the quote verified and holds the expected bytes."""
-    return any(check.id == REPORT_DATA and check.status is Status.PASS for check in tdx.checks)
+    return any(check.name == REPORT_DATA and check.status is Status.PASS for check in tdx.checks)

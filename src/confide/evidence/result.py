@@ -5,8 +5,9 @@ verifier of this room returns a result for any evidence; it does not raise on ba
 """
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Self
 
 
 class Status(StrEnum):
@@ -27,15 +28,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One check. `id`: "tdx.quote" and the like, tee-evidence 3.1. `reason`: for people, never empty."""
+    """One check. `name`: "id-1", "tdx.quote" and the like (wire contract 9, tee-evidence 3.1). `reason`: for people,
+    never empty.
+    """
 
-    id: str
+    name: str
     status: Status
     reason: str
 
     def __post_init__(self) -> None:
         if not self.reason:
-            raise ValueError(f"the check {self.id} has no reason; say why it is {self.status}")
+            raise ValueError(f"the check {self.name} has no reason; say why it is {self.status}")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,18 @@ class TrustAnchor:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of one verifier at the time `now` (Unix seconds). `facts` are neutral and prove nothing alone."""
+    """The result of a verifier at the time `now` (Unix seconds). `facts` are neutral and prove nothing alone.
+
+    `required`: names of the checks without which nothing is proved. `desired`: those that VERIFIED promises besides;
+    where the policy can do without one of them, the verdict is PARTIAL.
+    """
 
     now: int
     checks: tuple[Check, ...]
-    anchors: tuple[TrustAnchor, ...]
-    facts: dict[str, object]
+    anchors: tuple[TrustAnchor, ...] = ()
+    facts: dict[str, object] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    desired: frozenset[str] = frozenset()
 
     @property
     def rejected(self) -> bool:
@@ -66,13 +75,47 @@ class Verification:
         """An anchor is simulated: whatever was verified, no hardware protects it."""
         return any(anchor.simulated for anchor in self.anchors)
 
-    def verdict(self, required: Set[str]) -> Verdict:
-        """VERIFIED when nothing failed and every required check is there and passed.
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and every required check is there and passed. With none required nothing was proved."""
+        return bool(self.required) and not self.rejected and self.has_passed(self.required)
 
-        `required`: check ids; with none at all nothing was asked to be proved, so the most that comes out is PARTIAL.
-        """
+    @property
+    def verdict(self) -> Verdict:
+        """VERIFIED: `ok`, and what is desired besides has passed too. NOT VERIFIED: a check failed. Else PARTIAL."""
         if self.rejected:
             return Verdict.NOT_VERIFIED
-        not_passed = {check.id for check in self.checks if check.status is not Status.PASS}
-        passed = {check.id for check in self.checks} - not_passed
-        return Verdict.VERIFIED if required and required <= passed else Verdict.PARTIAL
+        return Verdict.VERIFIED if self.ok and self.has_passed(self.desired) else Verdict.PARTIAL
+
+    def has_passed(self, names: Set[str]) -> bool:
+        """Whether all of these checks are there and passed, each time they stand there."""
+        not_passed = {check.name for check in self.checks if check.status is not Status.PASS}
+        return names <= {check.name for check in self.checks} - not_passed
+
+    def requiring(self, names: Set[str]) -> Self:
+        """The same result for a caller that needs other checks."""
+        return replace(self, required=frozenset(names))
+
+
+def passed(name: str, reason: str) -> Check:
+    """A check that holds."""
+    return Check(name, Status.PASS, reason)
+
+
+def failed(name: str, reason: str) -> Check:
+    """A check that does not hold."""
+    return Check(name, Status.FAIL, reason)
+
+
+def skipped(name: str, reason: str) -> Check:
+    """A check that could not run."""
+    return Check(name, Status.SKIP, reason)
+
+
+MAX_REASON = 400  # characters of a text that is not ours: a library's, or a name from the peer's certificate
+
+
+def quoted(foreign: object) -> str:
+    """A text that is not ours, fit for a terminal: one line, bounded, without control characters."""
+    line = " ".join(str(foreign).split())[:MAX_REASON]
+    return "".join(character if character.isprintable() else "?" for character in line)

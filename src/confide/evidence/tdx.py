@@ -27,7 +27,7 @@ from cryptography import x509
 
 from confide.evidence.policy import Anchors, Root, TdxPolicy
 from confide.evidence.quote import TD_REPORT_15, QuoteError, TdxQuote, parse_quote
-from confide.evidence.result import Check, Status, Verification
+from confide.evidence.result import Check, Status, Verification, failed, passed, quoted, skipped
 
 PARSE, TAIL, ROOT, QUOTE = "tdx.parse", "tdx.tail", "tdx.root", "tdx.quote"
 COLLATERAL, TCB, ATTRIBUTES, REPORT_DATA = "tdx.collateral", "tdx.tcb", "tdx.attributes", "binding.report-data"
@@ -45,8 +45,6 @@ KEY_LOCKER = 1 << 31
 TPA = 1 << 62
 PERFMON = 1 << 63
 DEFINED = DEBUG | LASS | SEPT_VE_DISABLE | MIGRATABLE | PKS | KEY_LOCKER | TPA | PERFMON
-
-MAX_REASON = 400  # characters of a text that is not ours: a library's, or a name from the peer's certificate
 
 
 class TcbClaims(msgspec.Struct, frozen=True):
@@ -109,7 +107,7 @@ class Claims(msgspec.Struct, frozen=True):
 class TdxResult(Verification):
     """A verification and the quote it was about: None when it did not parse, mere claims unless VERIFIED."""
 
-    quote: TdxQuote | None
+    quote: TdxQuote | None = None
 
 
 def verify_tdx(
@@ -147,25 +145,14 @@ def verify_tdx(
         check_attributes(quote, policy, genuine),
         check_report_data(quote, expected_report_data, genuine),
     )
-    return TdxResult(now, checks, (root.anchor,) if root else (), facts(quote, claims), quote)
-
-
-def passed(check_id: str, reason: str) -> Check:
-    return Check(check_id, Status.PASS, reason)
-
-
-def failed(check_id: str, reason: str) -> Check:
-    return Check(check_id, Status.FAIL, reason)
-
-
-def skipped(check_id: str, reason: str) -> Check:
-    return Check(check_id, Status.SKIP, reason)
-
-
-def quoted(foreign: object) -> str:
-    """A text that is not ours, fit for a terminal: one line, bounded, without control characters."""
-    line = " ".join(str(foreign).split())[:MAX_REASON]
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return TdxResult(
+        now,
+        checks,
+        (root.anchor,) if root else (),
+        facts(quote, claims),
+        required=TDX_REQUIRED if expected_report_data is None else TDX_REQUIRED | {REPORT_DATA},
+        quote=quote,
+    )
 
 
 def require_same_reading(quote: TdxQuote) -> None:
@@ -184,7 +171,7 @@ def unreadable(error: QuoteError, now: int) -> TdxResult:
     """(1) The result for bytes that are no TDX quote."""
     not_run = (TAIL, ROOT, QUOTE, COLLATERAL, TCB, ATTRIBUTES, REPORT_DATA)
     skips = (skipped(check_id, "there is no quote to check") for check_id in not_run)
-    return TdxResult(now, (failed(PARSE, str(error)), *skips), (), {}, None)
+    return TdxResult(now, (failed(PARSE, str(error)), *skips), required=TDX_REQUIRED)
 
 
 def check_tail(quote: TdxQuote) -> Check:

@@ -36,19 +36,19 @@ Honest = Callable[..., Proof]
 
 
 def ids(result: Verification, status: Status) -> set[str]:
-    assert [check.id for check in result.checks] == ORDER
-    return {check.id for check in result.checks if check.status is status}
+    assert [check.name for check in result.checks] == ORDER
+    return {check.name for check in result.checks if check.status is status}
 
 
 def failed(proof: Proof) -> set[str]:
     result = proof.verify()
     found = ids(result, Status.FAIL)
-    assert (result.verdict(REQUIRED) is Verdict.NOT_VERIFIED) is bool(found)
+    assert (result.requiring(REQUIRED).verdict is Verdict.NOT_VERIFIED) is bool(found)
     return found
 
 
 def reason(result: Verification, check_id: str) -> str:
-    return next(check.reason for check in result.checks if check.id == check_id)
+    return next(check.reason for check in result.checks if check.name == check_id)
 
 
 @pytest.mark.parametrize("algo", Algo)
@@ -57,7 +57,7 @@ def test_an_honest_answer_is_verified(honest: Honest, algo: Algo, spki: bytes | 
     result = honest(algo, spki=spki).verify()
     assert ids(result, Status.SKIP) == ({"gpu"} if spki else {"gpu", "channel"})
     assert ids(result, Status.FAIL) == set()
-    assert result.verdict(REQUIRED) is Verdict.VERIFIED
+    assert result.requiring(REQUIRED).verdict is Verdict.VERIFIED
     assert (result.now, result.simulated) == (NOW, True)
     assert result.facts["tdx.tcb_status"] == "UpToDate"
     require(result)
@@ -138,7 +138,7 @@ def test_a_member_of_the_attestation_that_is_missing_or_odd_fails_its_check(
 @pytest.mark.parametrize("odd", [..., None])
 def test_without_collateral_it_is_neither_yes_nor_no(proof: Proof, odd: object) -> None:
     result = proof.with_entry(collateral=odd).verify()
-    assert result.verdict(REQUIRED) is Verdict.PARTIAL
+    assert result.requiring(REQUIRED).verdict is Verdict.PARTIAL
     assert {"tdx.quote", "tdx.collateral", "binding.report-data", "software"} <= ids(result, Status.SKIP)
     with pytest.raises(CannotTell, match="collateral"):
         require(result)
@@ -217,7 +217,7 @@ def test_plain_http_is_called_unbound(proof: Proof) -> None:
 def test_gpu_evidence_can_refute_and_never_passes_unverified(proof: Proof, payload: object, status: Status) -> None:
     text = json.dumps(payload) if isinstance(payload, dict | list) else payload
     result = proof.with_entry(nvidia_payload=text).verify()
-    found = {check.id: check for check in result.checks}["gpu"]
+    found = {check.name: check for check in result.checks}["gpu"]
     assert found.status is status
     assert ("not verified" in found.reason) is (isinstance(payload, dict) and payload.get("evidence_list") == [{}, {}])
 
@@ -265,15 +265,15 @@ MEMBERS = [
 def test_any_documents_give_a_result_and_never_a_yes(proof: Proof, signature: object, report: object) -> None:
     for odd in (proof.but(signature=signature), proof.but(report=report)):
         result = odd.verify()
-        assert [check.id for check in result.checks] == ORDER
-        assert result.verdict(REQUIRED) is Verdict.NOT_VERIFIED
+        assert [check.name for check in result.checks] == ORDER
+        assert result.requiring(REQUIRED).verdict is Verdict.NOT_VERIFIED
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(member=st.sampled_from(MEMBERS), value=JSON)
 def test_any_member_of_the_attestation_gives_a_result(proof: Proof, member: str, value: object) -> None:
     result = proof.with_entry(**{member: value}).verify()
-    assert [check.id for check in result.checks] == ORDER
+    assert [check.name for check in result.checks] == ORDER
 
 
 def result_of(*checks: Check) -> Verification:

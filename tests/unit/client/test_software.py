@@ -22,7 +22,7 @@ Register = Callable[..., TdxQuote]
 
 
 def software(proof: Proof) -> Check:
-    return next(check for check in proof.verify().checks if check.id == "software")
+    return next(check for check in proof.verify().checks if check.name == "software")
 
 
 def sample(name: str) -> Document:

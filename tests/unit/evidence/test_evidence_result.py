@@ -26,12 +26,12 @@ def verification(*checks: tuple[str, Status], anchors: tuple[TrustAnchor, ...] =
 )
 def test_verdict(checks: list[tuple[str, Status]], verdict: Verdict) -> None:
     result = verification(*checks)
-    assert result.verdict(REQUIRED) is verdict
+    assert result.requiring(REQUIRED).verdict is verdict
     assert result.rejected is (verdict is Verdict.NOT_VERIFIED)
 
 
 def test_requiring_nothing_proves_nothing() -> None:
-    assert verification(("a", Status.PASS)).verdict(frozenset()) is Verdict.PARTIAL
+    assert verification(("a", Status.PASS)).requiring(frozenset()).verdict is Verdict.PARTIAL
 
 
 def test_one_simulated_anchor_makes_the_result_simulated() -> None:

@@ -48,8 +48,8 @@ def verify(quote: bytes, collateral: str, anchors: Anchors, report_data: bytes, 
 
 
 def statuses(result: TdxResult) -> dict[str, Status]:
-    assert [check.id for check in result.checks] == ALL_CHECKS
-    return {check.id: check.status for check in result.checks}
+    assert [check.name for check in result.checks] == ALL_CHECKS
+    return {check.name: check.status for check in result.checks}
 
 
 def failed(result: TdxResult) -> set[str]:
@@ -61,7 +61,7 @@ def skipped(result: TdxResult) -> set[str]:
 
 
 def reason(result: TdxResult, check_id: str) -> str:
-    return next(check.reason for check in result.checks if check.id == check_id)
+    return next(check.reason for check in result.checks if check.name == check_id)
 
 
 def flipped(raw: bytes, offset: int, bit: int = 0) -> bytes:
@@ -73,7 +73,7 @@ def test_an_honest_simulated_quote_verifies_under_its_pinned_root(
 ) -> None:
     result = verify()
     assert set(statuses(result).values()) == {Status.PASS}
-    assert result.verdict(BOUND) is Verdict.VERIFIED
+    assert result.requiring(BOUND).verdict is Verdict.VERIFIED
     assert result.now == now
     assert result.simulated
     assert [anchor.name for anchor in result.anchors] == [f"sim:{platform.root_sha256_hex}"]
@@ -94,7 +94,7 @@ def test_facts_of_a_verified_quote(verify: Verify, platform: SimulatedTdxPlatfor
 def test_without_the_pinned_root_it_is_rejected(verify: Verify, platform: SimulatedTdxPlatform) -> None:
     result = verify(anchors=Anchors.default())
     assert failed(result) == {"tdx.root"}
-    assert result.verdict(TDX_REQUIRED) is Verdict.NOT_VERIFIED
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.NOT_VERIFIED
     assert platform.root_sha256_hex in reason(result, "tdx.root")
     assert "Simulated TEE (not Intel)" in reason(result, "tdx.root")
     assert result.anchors == ()
@@ -131,7 +131,7 @@ def test_collateral_cannot_bring_another_pck_chain_than_the_quotes(
     assert library.status == "UpToDate"  # it verifies the collateral's chain and never looks at the quote's
 
     assert failed(verify(doctored, collateral=with_chain)) == {"tdx.quote"}
-    assert verify(collateral=with_chain).verdict(BOUND) is Verdict.VERIFIED
+    assert verify(collateral=with_chain).requiring(BOUND).verdict is Verdict.VERIFIED
 
 
 def pck_pem(quote: bytes) -> bytes:
@@ -225,7 +225,7 @@ def test_every_shorter_quote_is_rejected(verify: Verify, quote: bytes) -> None:
 
 def test_zero_padding_is_normal(verify: Verify, quote: bytes) -> None:
     result = verify(quote + bytes(70))
-    assert result.verdict(BOUND) is Verdict.VERIFIED
+    assert result.requiring(BOUND).verdict is Verdict.VERIFIED
     assert result.facts == verify().facts
 
 
@@ -242,7 +242,9 @@ def test_an_out_of_date_platform_fails_by_policy_alone(verify: Verify, now: int)
         assert word in reason(result, "tdx.tcb")
 
     lenient = frozenset({"UpToDate", "OutOfDate"})
-    assert verify(collateral=outdated, policy=TdxPolicy(accepted_tcb=lenient)).verdict(BOUND) is Verdict.VERIFIED
+    assert (
+        verify(collateral=outdated, policy=TdxPolicy(accepted_tcb=lenient)).requiring(BOUND).verdict is Verdict.VERIFIED
+    )
     denying = TdxPolicy(accepted_tcb=lenient, denied_advisories=frozenset({SIMULATED_ADVISORY}))
     assert failed(verify(collateral=outdated, policy=denying)) == {"tdx.tcb"}
 
@@ -265,7 +267,7 @@ def test_collateral_outside_its_window_is_refused(verify: Verify, seconds: int, 
 
 
 def test_collateral_inside_its_window_is_accepted(verify: Verify, now: int) -> None:
-    assert verify(now=now + 30 * DAY_S - 1).verdict(BOUND) is Verdict.VERIFIED
+    assert verify(now=now + 30 * DAY_S - 1).requiring(BOUND).verdict is Verdict.VERIFIED
 
 
 def test_collateral_from_before_a_tcb_recovery_is_refused(verify: Verify) -> None:
@@ -277,7 +279,7 @@ def test_without_collateral_it_is_neither_yes_nor_no(verify: Verify) -> None:
     result = verify(collateral=None)
     assert failed(result) == set()
     assert skipped(result) == {"tdx.quote", "tdx.collateral", "tdx.tcb", "tdx.attributes", "binding.report-data"}
-    assert result.verdict(TDX_REQUIRED) is Verdict.PARTIAL
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.PARTIAL
     assert result.simulated
     assert set(result.facts) == {"tdx.quote_version", "tdx.quote_sha256"}
 
@@ -301,14 +303,14 @@ def test_tampered_collateral_is_refused(verify: Verify, collateral: str, member:
 def test_other_report_data_than_expected_is_refused(verify: Verify, report_data: bytes) -> None:
     result = verify(expected_report_data=flipped(report_data, 63))
     assert failed(result) == {"binding.report-data"}
-    assert result.verdict(TDX_REQUIRED) is Verdict.NOT_VERIFIED
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.NOT_VERIFIED
 
 
 def test_without_an_expectation_the_binding_is_not_claimed(verify: Verify) -> None:
     result = verify(expected_report_data=None)
     assert skipped(result) == {"binding.report-data"}
-    assert result.verdict(TDX_REQUIRED) is Verdict.VERIFIED
-    assert result.verdict(BOUND) is Verdict.PARTIAL
+    assert result.requiring(TDX_REQUIRED).verdict is Verdict.VERIFIED
+    assert result.requiring(BOUND).verdict is Verdict.PARTIAL
 
 
 def test_report_data_of_an_unverified_quote_never_passes(verify: Verify, quote: bytes) -> None:
