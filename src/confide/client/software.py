@@ -10,7 +10,7 @@ from hashlib import sha256, sha384
 import msgspec
 
 from confide.evidence.quote import TdxQuote
-from confide.evidence.result import Check, Status, failed, passed, quoted, skipped
+from confide.evidence.result import Check, failed, passed, quoted, skipped
 from confide.evidence.tdx import QUOTE, TdxResult
 
 SOFTWARE = "software"
@@ -58,37 +58,54 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def check_software(entry: dict[str, object], tdx: TdxResult) -> Check:
-    """Compare `app_compose` in a foreign attestation with what the verified quote measured."""
+    """Compare `app_compose` in a foreign legacy attestation with what the verified quote measured."""
     try:
-        compose = app_compose(entry)
-        if compose is None:
-            return skipped(SOFTWARE, "the report shows no app_compose")
-        if tdx.quote is None or not is_genuine(tdx):
-            return skipped(SOFTWARE, "the quote did not verify, so its measurements prove nothing")
-        return compared(sha256(compose.encode()).digest(), tdx.quote, entry)
+        return check_shown(SOFTWARE, app_compose(entry), entry.get("event_log"), tdx)
     except LogError as error:
         return failed(SOFTWARE, str(error))
 
 
-def is_genuine(tdx: TdxResult) -> bool:
-    return any(check.name == QUOTE and check.status is Status.PASS for check in tdx.checks)
+def check_compose(name: str, compose: str | None, log: str | None, tdx: TdxResult) -> Check:
+    """The same for the evidence of an ACI report (wire contract 9.3, step 4). `log`: JSON text."""
+    try:
+        return check_shown(name, compose, log, tdx)
+    except LogError as error:
+        return failed(name, str(error))
 
 
-def compared(compose_hash: bytes, quote: TdxQuote, entry: dict[str, object]) -> Check:
-    """`compose_hash`: SHA-256 of the shown text, 32 bytes."""
+def check_shown(name: str, compose: str | None, log: object, tdx: TdxResult) -> Check:
+    """Raises LogError."""
+    if compose is None:
+        return skipped(name, "the report shows no app_compose")
+    if tdx.quote is None or not tdx.has_passed({QUOTE}):
+        return skipped(name, "the quote did not verify, so its measurements prove nothing")
+    return compared(name, sha256(compose.encode()).digest(), tdx.quote, event_log({"event_log": log}))
+
+
+def compared(name: str, compose_hash: bytes, quote: TdxQuote, events: list[Event] | None) -> Check:
+    """`compose_hash`: SHA-256 of the shown text, 32 bytes; it has to stand wherever the quote holds one. A log that
+    came along has to replay. Raises LogError.
+    """
+    registers = measured(compose_hash, quote, events)
+    if not registers:
+        return skipped(name, "mr_config_id names no application and the report has no event log")
+    for register, (found, expected) in registers.items():
+        if found != expected:
+            got = f"got {found.hex()} in {register}, expected {expected.hex()}"
+            return failed(name, f"{got} for the shown app_compose")
+    where = " and in ".join(registers)
+    return passed(name, f"the shown app_compose, SHA-256 {compose_hash.hex()}, is the one in {where}")
+
+
+def measured(compose_hash: bytes, quote: TdxQuote, events: list[Event] | None) -> dict[str, tuple[bytes, bytes]]:
+    """What each register that names an application holds, and what it has to hold. Raises LogError."""
+    registers = {}
     if quote.mr_config_id[0] == 1:
-        register, measured = "mr_config_id", quote.mr_config_id
         expected = (b"\x01" + compose_hash).ljust(MR_CONFIG_ID_BYTES, b"\0")
-    else:
-        events = event_log(entry)
-        if events is None:
-            return skipped(SOFTWARE, "mr_config_id names no application and the report has no event log")
-        register, measured, expected = "RTMR3", logged_compose_hash(events, quote.rtmr3), compose_hash
-    if measured != expected:
-        return failed(
-            SOFTWARE, f"got {measured.hex()} in {register}, expected {expected.hex()} for the shown app_compose"
-        )
-    return passed(SOFTWARE, f"the shown app_compose, SHA-256 {compose_hash.hex()}, is the one in {register}")
+        registers["mr_config_id"] = (quote.mr_config_id, expected)
+    if events is not None:
+        registers["RTMR3"] = (logged_compose_hash(events, quote.rtmr3), compose_hash)
+    return registers
 
 
 def app_compose(entry: dict[str, object]) -> str | None:

@@ -2,21 +2,19 @@
 
     {"format": "confide-bundle/1",
      "service": {"url", "nonce", "verified_at", "spki_sha256", "report"},
-     "answers": [{"receipt", "request_sha256", "response_sha256", "receipt_id", "chat_id", "status",
+     "answers": [{"endpoint", "receipt", "request_sha256", "response_sha256", "receipt_id", "chat_id", "status",
                   "request_b64"?, "response_b64"?, "sessions"?}]}
 
 `report`, `receipt` and `sessions` are the documents as texts, exactly as they came: what was hashed and signed is their
 content, and nobody has to trust that it was laid out again in the same way.
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
 
-from confide.protocol.canonical import DocumentError, parse_document, typed
+from confide.protocol.canonical import DocumentError, parse_document, typed, unbase64
 from confide.protocol.keyset import Hex64, Integer
 
 FORMAT = "confide-bundle/1"
@@ -24,13 +22,13 @@ MAX_BUNDLE_BYTES = 256 * 1024 * 1024
 
 
 class ServiceProof(msgspec.Struct, frozen=True, kw_only=True):
-    """What was shown of the service. `nonce`: the verifier's, 64 hex digits. `verified_at`: Unix seconds.
+    """What was shown of the service. `nonce`: the verifier's, 64 hex digits; None for a report that has none.
 
-    `spki_sha256`: of the TLS key that the connection had, bare hex, None for plain HTTP.
+    `verified_at`: Unix seconds. `spki_sha256`: of the TLS key that the connection had, bare hex, None for plain HTTP.
     """
 
     url: str
-    nonce: Hex64
+    nonce: Hex64 | None
     verified_at: Integer
     spki_sha256: Hex64 | None
     report: str
@@ -39,6 +37,7 @@ class ServiceProof(msgspec.Struct, frozen=True, kw_only=True):
 class AnswerProof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One exchange. Hashes: bare hex, over the bytes as sent and as received. Bodies only when asked for."""
 
+    endpoint: str
     receipt: str
     request_sha256: Hex64
     response_sha256: Hex64
@@ -53,14 +52,14 @@ class AnswerProof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """A service's proof and the proofs of answers under it."""
 
-    format: str = FORMAT
+    format: str
     service: ServiceProof
     answers: tuple[AnswerProof, ...] = ()
 
 
 def write_bundle(service: ServiceProof, answers: Sequence[AnswerProof]) -> bytes:
     """The file: indented JSON, for people too."""
-    encoded = msgspec.json.encode(Bundle(service=service, answers=tuple(answers)))
+    encoded = msgspec.json.encode(Bundle(format=FORMAT, service=service, answers=tuple(answers)))
     return msgspec.json.format(encoded, indent=2) + b"\n"
 
 
@@ -82,9 +81,5 @@ def check_body(encoded: str | None, expected_sha256: str, member: str) -> None:
     """Raise DocumentError when a body is there and is not the one that was hashed."""
     if encoded is None:
         return
-    try:
-        body = base64.b64decode(encoded.encode(), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise DocumentError(f"the bundle: {member} is not base64") from None
-    if sha256(body).hexdigest() != expected_sha256:
+    if sha256(unbase64(encoded, what=f"the bundle: {member}")).hexdigest() != expected_sha256:
         raise DocumentError(f"the bundle: {member} does not have the hash that stands beside it")

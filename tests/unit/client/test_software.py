@@ -60,7 +60,7 @@ def with_log(proof: Proof) -> Callable[[object, bytes], Check]:
 
     def check(log: object, rtmr3: bytes) -> Check:
         measured = replace(quote, mr_config_id=bytes(48), rtmr3=rtmr3)
-        return compared(COMPOSE_HASH, measured, {"event_log": log})
+        return compared("software", COMPOSE_HASH, measured, event_log({"event_log": log}))
 
     return check
 
@@ -181,9 +181,11 @@ def test_a_real_guests_log_leads_to_its_real_application() -> None:
     assert compose is not None
     digest = sha256(compose.encode()).digest()
     assert digest.hex() == info["compose_hash"]
-    assert compared(digest, quote, entry).status is Status.PASS
-    assert compared(digest, replace(quote, mr_config_id=bytes(48)), entry).status is Status.PASS
-    assert compared(bytes(32), quote, entry).status is Status.FAIL
+    events = event_log(entry)
+    assert compared("software", digest, quote, events).status is Status.PASS
+    assert compared("software", digest, quote, None).status is Status.PASS
+    assert compared("software", digest, replace(quote, mr_config_id=bytes(48)), events).status is Status.PASS
+    assert compared("software", bytes(32), quote, events).status is Status.FAIL
 
 
 @pytest.mark.parametrize("name", ["verifier_quote-report.json", "verifier_tdx-lite-getquote.json"])

@@ -1,0 +1,259 @@
+"""The transport of `client/transport.py` for asyncio: the same rules, in the same order."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+
+import httpx2
+
+from confide.client.appraisal import ServiceVerification
+from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, Steps, T
+from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
+from confide.client.policy import Policy
+from confide.client.proof import KEPT_PROOFS, Proof
+from confide.client.sending import (
+    EVENT_STREAM,
+    FETCH_PAUSE_S,
+    FETCH_TRIES,
+    MAX_DOCUMENT_BYTES,
+    Destination,
+    Latch,
+    Options,
+    Sent,
+    answered,
+    cut_off,
+    document_request,
+    has_to_be_proven,
+    require_identity,
+    to_prove,
+    unfetched,
+    unreadable,
+    wrong_key,
+)
+from confide.client.withholding import Body, Withholding
+from confide.errors import ConfideError, VerificationError
+
+
+class AsyncLine:
+    """The connections to one service. `lock` is held while the service is verified."""
+
+    def __init__(self, service: KnownService, options: Options) -> None:
+        self.service = service
+        self.lock = asyncio.Lock()
+        self._options = options
+        self._pins: Pins | None = None
+        self._transport: httpx2.AsyncHTTPTransport | None = None
+        self._retired: list[httpx2.AsyncHTTPTransport] = []
+
+    @property
+    def transport(self) -> httpx2.AsyncHTTPTransport:
+        """Connections to the attested keys. Where the keyset lists none, authorities decide, as they do elsewhere."""
+        pins = self.service.pins
+        if self._transport is None or pins != self._pins:
+            if self._transport is not None:
+                self._retired.append(self._transport)  # streams may be running over it; nothing new is sent there
+            context = pinned_context(pins) if pins else True
+            self._pins, self._transport = pins, httpx2.AsyncHTTPTransport(**self._options, verify=context)
+        return self._transport
+
+    def first_connection(self) -> httpx2.AsyncHTTPTransport:
+        """For the report, which tells whether the key that it finds is an attested one."""
+        return httpx2.AsyncHTTPTransport(**self._options, verify=pinned_context(None))
+
+    async def aclose(self) -> None:
+        for transport in (self._transport, *self._retired):
+            if transport is not None:
+                await transport.aclose()
+
+
+class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
+    """See the module. `options`: of httpx2.AsyncHTTPTransport. `keep_bodies`: proofs hold them, for their bundles."""
+
+    def __init__(self, policy: Policy, options: Options, *, keep_bodies: bool = False) -> None:
+        self.latch = Latch()
+        self._party = RelyingParty(policy, now=lambda: int(time.time()), draw=secrets.token_bytes)
+        self._options = options
+        self._keep_bodies = keep_bodies
+        self._lines: dict[str, AsyncLine] = {}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request to a verified service. Raises VerificationError, and httpx2's errors where nothing was told
+        about the service.
+        """
+        self.latch.check()
+        try:
+            return await self._handle(request)
+        except VerificationError as failure:
+            self.latch.close(failure)
+            raise
+
+    async def verify(self, url: httpx2.URL) -> ServiceVerification:
+        """The service at this URL, verified anew. Raises as `handle_request` does."""
+        line = self._line(Destination(url))
+        async with line.lock:
+            return await self._establish(line)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for line in self._lines.values():
+            await line.aclose()
+
+    async def _handle(self, request: httpx2.Request) -> httpx2.Response:
+        destination = Destination(request.url)
+        line = self._line(destination)
+        async with line.lock:
+            if self._party.is_due(line.service):
+                await self._establish(line)
+        if request.method != "POST":
+            return await self._send(line, request)
+        request.headers["accept-encoding"] = "identity"
+        sent = Sent(request, await request.aread(), destination)
+        response = await self._send(line, request)
+        try:
+            await self._follow(line, response)
+            if not has_to_be_proven(response):
+                return response
+            require_identity(response)
+            if response.headers.get("content-type", "").startswith(EVENT_STREAM):
+                return self._streamed(line, sent, response)
+            return await self._buffered(line, sent, response)
+        except BaseException:
+            await response.aclose()
+            raise
+
+    async def _send(self, line: AsyncLine, request: httpx2.Request) -> httpx2.Response:
+        """Once. A connection with another key is no sending: then the service is verified anew, as its key may have
+        been changed, and it is tried once more.
+        """
+        try:
+            return await line.transport.handle_async_request(request)
+        except httpx2.ConnectError as error:
+            if not is_not_pinned(error):
+                raise
+        async with line.lock:
+            await self._establish(line)
+        try:
+            return await line.transport.handle_async_request(request)
+        except httpx2.ConnectError as error:
+            raise wrong_key(error) if is_not_pinned(error) else error from error
+
+    async def _follow(self, line: AsyncLine, response: httpx2.Response) -> None:
+        """Verify the service again when it says that it has another keyset now."""
+        digest = response.headers.get("x-aci-keyset-digest")
+        if digest is None or line.service.knows(digest):
+            return
+        async with line.lock:
+            if not line.service.knows(digest):
+                await self._establish(line)
+
+    async def _buffered(self, line: AsyncLine, sent: Sent, response: httpx2.Response) -> httpx2.Response:
+        body = Body(keep=True)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        async for data in response.stream:
+            body.add(data)
+        await response.aclose()
+        proof = await self.prove(line, sent, response, body)
+        return answered(response, body.kept, proof)
+
+    def _streamed(self, line: AsyncLine, sent: Sent, response: httpx2.Response) -> httpx2.Response:
+        stream = AsyncProvingStream(self, line, sent, response, Body(keep=self._keep_bodies))
+        stream.shown = answered(response, stream, None)
+        return stream.shown
+
+    async def prove(self, line: AsyncLine, sent: Sent, response: httpx2.Response, body: Body) -> Proof:
+        """The proof of a whole answer. Raises VerificationError."""
+        steps = to_prove(self._party, line.service, sent, response, body, keep=self._keep_bodies)
+        proof = await drive(steps, partial(self._fetch, line, headers=sent.request.headers))
+        KEPT_PROOFS.keep(proof)
+        return proof
+
+    async def _establish(self, line: AsyncLine) -> ServiceVerification:
+        return await drive(self._party.establish(line.service), partial(self._fetch, line))
+
+    async def _fetch(self, line: AsyncLine, fetch: Fetch, headers: httpx2.Headers | None = None) -> Fetched:
+        request = document_request(line.service, fetch, headers)
+        if fetch.is_first:
+            async with aclosing(line.first_connection()) as transport:  # nothing but a nonce is sent over it
+                return await fetched(await transport.handle_async_request(request), fetch)
+        for tries_left in range(FETCH_TRIES - 1, -1, -1):
+            try:
+                return await fetched(await line.transport.handle_async_request(request), fetch)
+            except httpx2.TransportError as error:
+                if not tries_left:
+                    raise unfetched(error) from error
+                await asyncio.sleep(FETCH_PAUSE_S)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _line(self, destination: Destination) -> AsyncLine:
+        if destination.root not in self._lines:
+            service = KnownService(destination.root, destination.host)
+            self._lines[destination.root] = AsyncLine(service, self._options)
+        return self._lines[destination.root]
+
+
+async def drive(steps: Steps[T], fetch: Callable[[Fetch], Awaitable[Fetched]]) -> T:
+    """Carry out the steps of a relying party."""
+    try:
+        wanted = next(steps)
+        while True:
+            try:
+                found = await fetch(wanted)
+            except ConfideError as error:
+                wanted = steps.throw(error)
+            else:
+                wanted = steps.send(found)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+class AsyncProvingStream(httpx2.AsyncByteStream):
+    """A stream that does not end before it is proven."""
+
+    shown: httpx2.Response
+
+    def __init__(
+        self, transport: AsyncVerifyingTransport, line: AsyncLine, sent: Sent, response: httpx2.Response, body: Body
+    ) -> None:
+        self._transport = transport
+        self._line = line
+        self._sent = sent
+        self._response = response
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        withholding = Withholding()
+        assert isinstance(self._response.stream, httpx2.AsyncByteStream)
+        try:
+            async for data in self._response.stream:
+                self._body.add(data)
+                if ready := withholding.feed(data):
+                    yield ready
+            proof = await self._transport.prove(self._line, self._sent, self._response, self._body)
+        except VerificationError as failure:
+            self._transport.latch.close(failure)
+            raise
+        except (httpx2.NetworkError, httpx2.ProtocolError) as error:
+            raise cut_off(error) from error
+        self.shown.extensions["confide.proof"] = proof
+        if held := withholding.held:
+            yield held
+
+    async def aclose(self) -> None:
+        """Let go of the connection; a stream that was not read to its end stays unproven."""
+        await self._response.aclose()
+
+
+async def fetched(response: httpx2.Response, fetch: Fetch) -> Fetched:
+    """The document, bounded."""
+    async with aclosing(response):
+        spki, body = seen_spki(response), bytearray()  # the key first: after the last byte the socket may be closed
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        async for data in response.stream:
+            body += data
+            if len(body) > MAX_DOCUMENT_BYTES:
+                raise unreadable(fetch)
+        return Fetched(response.status_code, bytes(body), spki)

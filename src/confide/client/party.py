@@ -1,0 +1,260 @@
+"""The relying party: what it asks a service for, and when it believes an answer. Sans-IO (RFC 9334: relying party).
+
+Its methods that need the network are generators: each yields a Fetch and gets a Fetched, and returns what was verified
+or raises VerificationError. The two transports (`client/transport.py`) carry out the fetches, one blocking, one not,
+and decide nothing.
+
+A service is verified once for each keyset. Verified keysets are remembered, so that a stream which began before a
+rotation can be proven after it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+from urllib.parse import quote
+
+from confide.client.appraisal import Connection, ServiceVerification, verify_report
+from confide.client.policy import Policy
+from confide.client.proof import Proof, answer_proof
+from confide.client.receipts import Exchange, verify_receipt
+from confide.errors import CannotTell, ConfideError, VerificationError
+from confide.evidence.result import Status, Verification, quoted
+from confide.evidence.tdx import COLLATERAL
+from confide.protocol.canonical import BARE_DIGEST, DocumentError
+from confide.protocol.receipt import parse_receipt
+
+REMEMBERED = 8  # keysets of one service
+SESSIONS_MOST = 8  # cited by one receipt
+EXPIRY_MARGIN_S = 300
+RECEIPT_ID_MOST = 200
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """A document to GET. `path`: under the service's own root, with its query. `is_first`: the connection may have any
+    key, and the one it had is to be told. `with_credential`: as the request had it.
+    """
+
+    path: str
+    is_first: bool = False
+    with_credential: bool = False
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came. `spki_sha256`: of the key on that very connection (32 bytes), None for plain HTTP."""
+
+    status: int
+    body: bytes
+    spki_sha256: bytes | None
+
+
+Steps = Generator[Fetch, Fetched, T]
+
+
+@dataclass
+class KnownService:
+    """One service as this relying party knows it. `root`: scheme, host, port and path before `/v1/`."""
+
+    root: str
+    host: str
+    keysets: "OrderedDict[str, ServiceVerification]" = field(default_factory=OrderedDict)
+    current: ServiceVerification | None = None
+    renew_at: int = 0
+
+    @property
+    def pins(self) -> frozenset[bytes]:
+        """SPKI digests that a connection may show, from the verified keyset; none where it lists no TLS key."""
+        if self.current is None or self.current.report is None:
+            return frozenset()
+        return self.current.report.keyset.tls_pins(self.host)
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the keyset that was verified last."""
+        report = None if self.current is None else self.current.report
+        return None if report is None else report.keyset_digest
+
+    def knows(self, digest: str) -> bool:
+        """Whether this keyset was verified."""
+        return digest in self.keysets
+
+    def remember(self, verified: ServiceVerification, now: int) -> None:
+        """`verified`: one that is ok. `now`: Unix seconds."""
+        assert verified.report is not None
+        not_after = verified.report.keyset.not_after
+        self.keysets[verified.report.keyset_digest] = verified
+        self.keysets.move_to_end(verified.report.keyset_digest)
+        while len(self.keysets) > REMEMBERED:
+            self.keysets.popitem(last=False)
+        self.current = verified
+        # In good time before it expires; a keyset with a short life is not asked for all the time.
+        self.renew_at = not_after - min(EXPIRY_MARGIN_S, (not_after - now) // 10)
+
+
+class RelyingParty:
+    """Holds the policy. `now`: Unix seconds. `draw`: random bytes, for nonces."""
+
+    def __init__(self, policy: Policy, *, now: Callable[[], int], draw: Callable[[int], bytes]) -> None:
+        self.policy = policy
+        self._now = now
+        self._draw = draw
+
+    def is_due(self, service: KnownService) -> bool:
+        """Whether the service has to be verified before anything is sent to it."""
+        return service.current is None or self._now() >= service.renew_at
+
+    def appraise(self, service: KnownService) -> Steps[ServiceVerification]:
+        """Ask for a report with a fresh nonce and check it; the result says how that ended.
+
+        Raises CannotTell when there is no report to check.
+        """
+        nonce = self._draw(32).hex()
+        fetched = yield Fetch(f"/v1/aci/attestation?nonce={nonce}", is_first=True)
+        if fetched.status != 200:
+            raise CannotTell(
+                f"the service answered status {fetched.status} when it was asked for its attestation report",
+                remedy="Check the address: a service that proves its answers has /v1/aci/attestation.",
+            )
+        return verify_report(
+            fetched.body,
+            nonce=nonce,
+            policy=self.policy,
+            now=self._now(),
+            connection=Connection(host=service.host, spki_sha256=fetched.spki_sha256),
+            url=service.root,
+        )
+
+    def establish(self, service: KnownService) -> Steps[ServiceVerification]:
+        """The same, and remember it. Raises VerificationError unless the policy accepts the service."""
+        try:
+            verified = yield from self.appraise(service)
+        except CannotTell as error:
+            raise VerificationError(f"id-1: {error.message}", check="id-1", remedy=error.remedy) from error
+        require_service(verified)
+        service.remember(verified, self._now())
+        return verified
+
+    def prove(
+        self,
+        service: KnownService,
+        *,
+        endpoint: str,
+        receipt_id: str | None,
+        request_sha256: bytes,
+        response_sha256: bytes,
+        status: int,
+        request: bytes | None = None,
+        response: bytes | None = None,
+    ) -> Steps[Proof]:
+        """Fetch the receipt of an exchange and check it. Raises VerificationError unless it proves the exchange.
+
+        Digests: SHA-256, 32 bytes. `request`, `response`: bodies that a bundle is to hold, or None.
+        """
+        if receipt_id is None or not receipt_id.isascii() or not 0 < len(receipt_id) <= RECEIPT_ID_MOST:
+            raise VerificationError(
+                "receipt-1: got no X-Receipt-Id with the answer, expected one: nothing proves it",
+                check="receipt-1",
+                remedy="Do not rely on this answer.",
+            )
+        fetched = yield Fetch(f"/v1/aci/receipts/{quote(receipt_id, safe='')}", with_credential=True)
+        if fetched.status != 200:
+            raise VerificationError(
+                f"receipt-1: got status {fetched.status} for the receipt {quoted(receipt_id)}, expected the receipt",
+                check="receipt-1",
+                remedy="Do not rely on this answer.",
+            )
+        exchange = Exchange(
+            endpoint=endpoint,
+            receipt_id=receipt_id,
+            request_sha256=request_sha256,
+            response_sha256=response_sha256,
+            status=status,
+            sessions=(yield from self._sessions(fetched.body)),
+        )
+        checks, receipt = verify_receipt(fetched.body, exchange, services=service.keysets, policy=self.policy)
+        digest = None if receipt is None else receipt.members.workload_keyset_digest
+        shown = service.keysets.get(digest or "", service.current)
+        assert shown is not None
+        proof = answer_proof(
+            shown, checks, receipt, fetched.body, exchange, policy=self.policy, request=request, response=response
+        )
+        require_answer(proof)
+        return proof
+
+    def _sessions(self, receipt: bytes) -> Steps[Mapping[str, bytes]]:
+        """The session documents that the receipt cites, those that are there."""
+        sessions: dict[str, bytes] = {}
+        for session_id in cited_sessions(receipt):
+            fetched = yield Fetch(f"/v1/aci/sessions/{session_id}")
+            if fetched.status == 200:
+                sessions[session_id] = fetched.body
+        return MappingProxyType(sessions)
+
+
+def cited_sessions(raw: bytes) -> tuple[str, ...]:
+    """Ids of sessions in a foreign receipt, a few at most."""
+    try:
+        events = parse_receipt(raw).upstream
+    except DocumentError:
+        return ()
+    ids = [event.session_id for event in events if event.session_id and BARE_DIGEST.fullmatch(event.session_id)]
+    return tuple(dict.fromkeys(ids))[:SESSIONS_MOST]
+
+
+def require_service(verified: Verification) -> None:
+    """Return when the policy accepts the service. Raises VerificationError naming the check."""
+    if not verified.ok:
+        raise refusal(verified, "the service is not verified", "Nothing was sent to it. Do not use this service.")
+
+
+def require_answer(verified: Verification) -> None:
+    """Return when the answer is proven. Raises VerificationError naming the check."""
+    if not verified.ok:
+        raise refusal(verified, "the answer is not proven", "Do not rely on this answer.")
+
+
+def require(verified: Verification) -> None:
+    """Return when `verified` holds, for the command line. Raises VerificationError, CannotTell without collateral."""
+    if verified.ok:
+        return
+    has_failed = any(check.status is Status.FAIL for check in verified.checks)
+    lacks = any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks)
+    if lacks and not has_failed:
+        raise CannotTell(
+            "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
+            remedy="Ask a service that sends `collateral` in its report.",
+        )
+    raise refusal(verified, "not verified", "Do not rely on this service.")
+
+
+def refusal(verified: Verification, what: str, remedy: str) -> VerificationError:
+    """The error that names the check which decided: the first that failed, else the first required one that did not
+    pass, else the required one that is not there.
+    """
+    wrong = [check for check in verified.checks if check.status is Status.FAIL]
+    wrong += [check for check in verified.checks if check.name in verified.required and check.status is Status.SKIP]
+    if wrong:
+        return VerificationError(f"{what}: {wrong[0].name}: {wrong[0].reason}", check=wrong[0].name, remedy=remedy)
+    missing = min(verified.required - {check.name for check in verified.checks}, default="id-1")
+    return VerificationError(f"{what}: the check {missing} did not run", check=missing, remedy=remedy)
+
+
+def drive(steps: Steps[T], fetch: Callable[[Fetch], Fetched]) -> T:
+    """Carry out the steps, blocking."""
+    try:
+        wanted = next(steps)
+        while True:
+            try:
+                fetched = fetch(wanted)
+            except ConfideError as error:
+                wanted = steps.throw(error)
+            else:
+                wanted = steps.send(fetched)
+    except StopIteration as done:
+        result: T = done.value
+        return result

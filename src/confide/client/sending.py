@@ -1,0 +1,180 @@
+"""What both transports share: where a request goes, what is kept of it, and what each failure is called.
+
+Nothing here waits for anything. The order of things is told in `client/transport.py`.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import httpx2
+
+from confide.client.party import Fetch, KnownService, RelyingParty, Steps
+from confide.client.proof import Proof
+from confide.client.withholding import Body
+from confide.errors import ConfigError, VerificationError
+from confide.evidence.result import quoted
+
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+FETCH_TRIES = 3
+FETCH_PAUSE_S = 0.1
+FETCH_TIMEOUT_S = {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 30.0}
+CREDENTIALS = ("authorization", "x-api-key")
+EVENT_STREAM = "text/event-stream"
+PINS_CHANGED = "the keys changed while the connection was made"
+
+# Options of httpx2 that belong to the connections, and those that would take the verification away.
+CONNECTION_OPTIONS = ("trust_env", "http1", "http2", "limits", "proxy")
+REFUSED_OPTIONS = ("verify", "cert", "mounts", "transport")
+
+Options = Mapping[str, Any]  # of an httpx2 transport
+
+
+def connection_options(options: dict[str, Any]) -> Options:
+    """Take the options of connections out of those of a client. Raises ConfigError for what cannot be combined."""
+    refused = sorted(set(options).intersection(REFUSED_OPTIONS))
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)}: a confide client decides by the attested key which server it trusts",
+            remedy="Leave it out; policy=confide.Policy(…) says what is trusted.",
+        )
+    return {name: options.pop(name) for name in CONNECTION_OPTIONS if name in options}
+
+
+class Latch:
+    """Closed by the first failure; from then on nothing is sent."""
+
+    def __init__(self) -> None:
+        self._failure: VerificationError | None = None
+
+    def check(self) -> None:
+        """Raise VerificationError when closed."""
+        if self._failure is not None:
+            raise VerificationError(
+                f"nothing was sent: this client has failed before: {self._failure.message}",
+                check=self._failure.check,
+                remedy="Find out why; client.reset() lets it try again.",
+            ) from self._failure
+
+    def close(self, failure: VerificationError) -> None:
+        """The first failure stays the reason."""
+        if self._failure is None:
+            self._failure = failure
+
+    def open(self) -> None:
+        """Let it try again."""
+        self._failure = None
+
+
+class Destination:
+    """Where a request goes: the service's root, and the endpoint under it."""
+
+    def __init__(self, url: httpx2.URL) -> None:
+        path = url.path
+        prefix, marker, rest = path.partition("/v1/")
+        self.host = url.host
+        self.endpoint = marker + rest if marker else path
+        self.prefix = prefix if marker else ""
+        self.root = str(url.copy_with(path=self.prefix or "/", query=None, fragment=None)).rstrip("/")
+
+
+class Sent:
+    """A prompt as it left, and what its answer brought so far."""
+
+    def __init__(self, request: httpx2.Request, body: bytes, destination: Destination) -> None:
+        self.request = request
+        self.body = body
+        self.sha256 = sha256(body).digest()
+        self.endpoint = destination.endpoint
+
+
+def to_prove(
+    party: RelyingParty, service: KnownService, sent: Sent, response: httpx2.Response, body: Body, *, keep: bool
+) -> Steps[Proof]:
+    """The steps that prove this answer. `keep`: the bodies go into a bundle."""
+    return party.prove(
+        service,
+        endpoint=sent.endpoint,
+        receipt_id=response.headers.get("x-receipt-id"),
+        request_sha256=sent.sha256,
+        response_sha256=body.sha256,
+        status=response.status_code,
+        request=sent.body if keep else None,
+        response=body.kept if keep else None,
+    )
+
+
+def has_to_be_proven(response: httpx2.Response) -> bool:
+    """An answer has; a refusal or an error only where it claims a receipt."""
+    return response.is_success or "x-receipt-id" in response.headers
+
+
+def require_identity(response: httpx2.Response) -> None:
+    """Raise VerificationError for a body that somebody encoded: its bytes are not those that the receipt is over."""
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise VerificationError(
+            f"receipt-4: got a body with content-encoding {quoted(encoding)}, expected it as the service made it",
+            check="receipt-4",
+            remedy="Something between you and the service compresses answers; reach the service without it.",
+        )
+
+
+def document_request(destination: KnownService, fetch: Fetch, headers: httpx2.Headers | None) -> httpx2.Request:
+    """The request for a document, with the credential of the prompt where that is wanted."""
+    given = {"accept-encoding": "identity", "user-agent": "confide"}
+    if fetch.with_credential and headers is not None:
+        given |= {name: headers[name] for name in CREDENTIALS if name in headers}
+    return httpx2.Request(
+        "GET", destination.root + fetch.path, headers=given, extensions={"timeout": dict(FETCH_TIMEOUT_S)}
+    )
+
+
+def unreadable(fetch: Fetch) -> VerificationError:
+    check = "id-1" if fetch.is_first else "receipt-1"
+    return VerificationError(
+        f"{check}: got a document of more than {MAX_DOCUMENT_BYTES} bytes, expected less",
+        check=check,
+        remedy="Do not rely on this service.",
+    )
+
+
+def unfetched(error: httpx2.TransportError) -> VerificationError:
+    """The answer is there and its proof is not to be had."""
+    return VerificationError(
+        f"receipt-1: the receipt could not be fetched: {quoted(error) or type(error).__name__}",
+        check="receipt-1",
+        remedy="Do not rely on this answer.",
+    )
+
+
+def wrong_key(error: httpx2.TransportError) -> VerificationError:
+    """Also after the service was verified anew, the connection has another key."""
+    return VerificationError(
+        f"id-6: {quoted(error) or PINS_CHANGED}",
+        check="id-6",
+        remedy="Nothing was sent. Somebody may be between you and the service.",
+    )
+
+
+def cut_off(error: httpx2.TransportError) -> VerificationError:
+    """The connection broke inside a stream, and what came of it is not proven."""
+    return VerificationError(
+        f"receipt-4: the connection broke before the end of the stream: {quoted(error) or type(error).__name__}",
+        check="receipt-4",
+        remedy="Do not rely on what came of this answer; ask again.",
+    )
+
+
+def answered(response: httpx2.Response, stream: Any, proof: Proof | None) -> httpx2.Response:
+    """The response as the caller sees it. Its `x-request-id` is the receipt's: so SDK objects lead to the proof."""
+    headers = response.headers.copy()
+    receipt_id = headers.get("x-receipt-id")
+    if receipt_id is not None:
+        headers["x-request-id"] = receipt_id
+        headers["request-id"] = receipt_id  # where the Anthropic SDK looks
+    extensions = {**response.extensions, **({} if proof is None else {"confide.proof": proof})}
+    if isinstance(stream, bytes):
+        # As it is: a length or an encoding that is set anew would not be the service's.
+        stream = httpx2.ByteStream(stream)
+    return httpx2.Response(response.status_code, headers=headers, stream=stream, extensions=extensions)

@@ -1,0 +1,45 @@
+"""Verify a service by its address, without asking it anything else."""
+
+import secrets
+import time
+from collections.abc import Callable
+
+import httpx2
+
+from confide.client.appraisal import ServiceVerification
+from confide.client.asking import parse_base_url
+from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
+from confide.client.policy import Policy
+from confide.client.sending import document_request
+from confide.client.transport import Line, fetched
+from confide.errors import CannotTell
+from confide.evidence.result import quoted
+
+
+def now_s() -> int:
+    """Unix seconds."""
+    return int(time.time())
+
+
+def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], int] = now_s) -> ServiceVerification:
+    """Ask the service at `url` for a report with a fresh nonce, and check it (wire contract 9.3).
+
+    `url`: with or without `/v1` at its end. The result says what held and what did not; it is not raised. Raises
+    ConfigError for what is no address, CannotTell when the service cannot be reached or has no report.
+    """
+    root = parse_base_url(url)
+    service = KnownService(str(root).rstrip("/"), root.host)
+    party = RelyingParty(policy or Policy(), now=now, draw=secrets.token_bytes)
+    line = Line(service, {})
+
+    def fetch(wanted: Fetch) -> Fetched:
+        with line.first_connection() as transport:
+            return fetched(transport.handle_request(document_request(service, wanted, None)), wanted)
+
+    try:
+        return drive(party.appraise(service), fetch)
+    except httpx2.TransportError as error:
+        raise CannotTell(
+            f"{service.root} cannot be reached, or broke off: {quoted(error) or type(error).__name__}",
+            remedy="Check the address; `confide serve` starts a service on this machine.",
+        ) from error

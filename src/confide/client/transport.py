@@ -1,0 +1,260 @@
+"""The HTTP transport that verifies: the service before a byte is sent, and every answer before it counts.
+
+    establish  once for each keyset: fresh nonce, quote, binding, expiry, policy, over a connection whose key is noted
+    pin        from then on connections are made to attested keys only, checked in the handshake
+    send       the request, once; it is never sent a second time from here
+    prove      a buffered answer before the caller sees it, a stream before its last event is passed on
+
+Everything is decided in `client/party.py` and `client/withholding.py`; here bytes are moved. A transport that has
+raised a VerificationError latches: it sends nothing more until it is reset, whatever an SDK tries again.
+
+Every POST counts as a prompt: its successful answer has to be proven. Other methods reach verified services only, over
+the same connections; what they bring is no evidence of anything.
+
+`client/async_transport.py` is the same for asyncio, line by line.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import httpx2
+
+from confide.client.appraisal import ServiceVerification
+from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
+from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
+from confide.client.policy import Policy
+from confide.client.proof import KEPT_PROOFS, Proof
+from confide.client.sending import (
+    EVENT_STREAM,
+    FETCH_PAUSE_S,
+    FETCH_TRIES,
+    MAX_DOCUMENT_BYTES,
+    Destination,
+    Latch,
+    Options,
+    Sent,
+    answered,
+    cut_off,
+    document_request,
+    has_to_be_proven,
+    require_identity,
+    to_prove,
+    unfetched,
+    unreadable,
+    wrong_key,
+)
+from confide.client.withholding import Body, Withholding
+from confide.errors import VerificationError
+
+
+class Line:
+    """The connections to one service. `lock` is held while the service is verified."""
+
+    def __init__(self, service: KnownService, options: Options) -> None:
+        self.service = service
+        self.lock = threading.RLock()
+        self._options = options
+        self._pins: Pins | None = None
+        self._transport: httpx2.HTTPTransport | None = None
+        self._retired: list[httpx2.HTTPTransport] = []
+
+    @property
+    def transport(self) -> httpx2.HTTPTransport:
+        """Connections to the attested keys. Where the keyset lists none, authorities decide, as they do elsewhere."""
+        with self.lock:
+            pins = self.service.pins
+            if self._transport is None or pins != self._pins:
+                if self._transport is not None:
+                    self._retired.append(self._transport)  # streams may be running over it; nothing new is sent there
+                context = pinned_context(pins) if pins else True
+                self._pins, self._transport = pins, httpx2.HTTPTransport(**self._options, verify=context)
+            return self._transport
+
+    def first_connection(self) -> httpx2.HTTPTransport:
+        """For the report, which tells whether the key that it finds is an attested one."""
+        return httpx2.HTTPTransport(**self._options, verify=pinned_context(None))
+
+    def close(self) -> None:
+        for transport in (self._transport, *self._retired):
+            if transport is not None:
+                transport.close()
+
+
+class VerifyingTransport(httpx2.BaseTransport):
+    """See the module. `options`: of httpx2.HTTPTransport. `keep_bodies`: proofs hold them, for their bundles."""
+
+    def __init__(self, policy: Policy, options: Options, *, keep_bodies: bool = False) -> None:
+        self.latch = Latch()
+        self._party = RelyingParty(policy, now=lambda: int(time.time()), draw=secrets.token_bytes)
+        self._options = options
+        self._keep_bodies = keep_bodies
+        self._lock = threading.Lock()
+        self._lines: dict[str, Line] = {}
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request to a verified service. Raises VerificationError, and httpx2's errors where nothing was told
+        about the service.
+        """
+        self.latch.check()
+        try:
+            return self._handle(request)
+        except VerificationError as failure:
+            self.latch.close(failure)
+            raise
+
+    def verify(self, url: httpx2.URL) -> ServiceVerification:
+        """The service at this URL, verified anew. Raises as `handle_request` does."""
+        line = self._line(Destination(url))
+        with line.lock:
+            return self._establish(line)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for line in self._lines.values():
+            line.close()
+
+    def _handle(self, request: httpx2.Request) -> httpx2.Response:
+        destination = Destination(request.url)
+        line = self._line(destination)
+        with line.lock:
+            if self._party.is_due(line.service):
+                self._establish(line)
+        if request.method != "POST":
+            return self._send(line, request)
+        request.headers["accept-encoding"] = "identity"
+        sent = Sent(request, request.read(), destination)
+        response = self._send(line, request)
+        try:
+            self._follow(line, response)
+            if not has_to_be_proven(response):
+                return response
+            require_identity(response)
+            if response.headers.get("content-type", "").startswith(EVENT_STREAM):
+                return self._streamed(line, sent, response)
+            return self._buffered(line, sent, response)
+        except BaseException:
+            response.close()
+            raise
+
+    def _send(self, line: Line, request: httpx2.Request) -> httpx2.Response:
+        """Once. A connection with another key is no sending: then the service is verified anew, as its key may have
+        been changed, and it is tried once more.
+        """
+        try:
+            return line.transport.handle_request(request)
+        except httpx2.ConnectError as error:
+            if not is_not_pinned(error):
+                raise
+        with line.lock:
+            self._establish(line)
+        try:
+            return line.transport.handle_request(request)
+        except httpx2.ConnectError as error:
+            raise wrong_key(error) if is_not_pinned(error) else error from error
+
+    def _follow(self, line: Line, response: httpx2.Response) -> None:
+        """Verify the service again when it says that it has another keyset now."""
+        digest = response.headers.get("x-aci-keyset-digest")
+        if digest is None or line.service.knows(digest):
+            return
+        with line.lock:
+            if not line.service.knows(digest):
+                self._establish(line)
+
+    def _buffered(self, line: Line, sent: Sent, response: httpx2.Response) -> httpx2.Response:
+        body = Body(keep=True)
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        for data in response.stream:
+            body.add(data)
+        response.close()
+        proof = self.prove(line, sent, response, body)
+        return answered(response, body.kept, proof)
+
+    def _streamed(self, line: Line, sent: Sent, response: httpx2.Response) -> httpx2.Response:
+        stream = ProvingStream(self, line, sent, response, Body(keep=self._keep_bodies))
+        stream.shown = answered(response, stream, None)
+        return stream.shown
+
+    def prove(self, line: Line, sent: Sent, response: httpx2.Response, body: Body) -> Proof:
+        """The proof of a whole answer. Raises VerificationError."""
+        steps = to_prove(self._party, line.service, sent, response, body, keep=self._keep_bodies)
+        proof = drive(steps, partial(self._fetch, line, headers=sent.request.headers))
+        KEPT_PROOFS.keep(proof)
+        return proof
+
+    def _establish(self, line: Line) -> ServiceVerification:
+        return drive(self._party.establish(line.service), partial(self._fetch, line))
+
+    def _fetch(self, line: Line, fetch: Fetch, headers: httpx2.Headers | None = None) -> Fetched:
+        request = document_request(line.service, fetch, headers)
+        if fetch.is_first:
+            with closing(line.first_connection()) as transport:  # nothing but a nonce is sent over it
+                return fetched(transport.handle_request(request), fetch)
+        for tries_left in range(FETCH_TRIES - 1, -1, -1):
+            try:
+                return fetched(line.transport.handle_request(request), fetch)
+            except httpx2.TransportError as error:
+                if not tries_left:
+                    raise unfetched(error) from error
+                time.sleep(FETCH_PAUSE_S)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _line(self, destination: Destination) -> Line:
+        with self._lock:
+            if destination.root not in self._lines:
+                service = KnownService(destination.root, destination.host)
+                self._lines[destination.root] = Line(service, self._options)
+            return self._lines[destination.root]
+
+
+class ProvingStream(httpx2.SyncByteStream):
+    """A stream that does not end before it is proven."""
+
+    shown: httpx2.Response
+
+    def __init__(
+        self, transport: VerifyingTransport, line: Line, sent: Sent, response: httpx2.Response, body: Body
+    ) -> None:
+        self._transport = transport
+        self._line = line
+        self._sent = sent
+        self._response = response
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        withholding = Withholding()
+        assert isinstance(self._response.stream, httpx2.SyncByteStream)
+        try:
+            for data in self._response.stream:
+                self._body.add(data)
+                if ready := withholding.feed(data):
+                    yield ready
+            proof = self._transport.prove(self._line, self._sent, self._response, self._body)
+        except VerificationError as failure:
+            self._transport.latch.close(failure)
+            raise
+        except (httpx2.NetworkError, httpx2.ProtocolError) as error:
+            raise cut_off(error) from error
+        self.shown.extensions["confide.proof"] = proof
+        if held := withholding.held:
+            yield held
+
+    def close(self) -> None:
+        """Let go of the connection; a stream that was not read to its end stays unproven."""
+        self._response.close()
+
+
+def fetched(response: httpx2.Response, fetch: Fetch) -> Fetched:
+    """The document, bounded."""
+    with closing(response):
+        spki, body = seen_spki(response), bytearray()  # the key first: after the last byte the socket may be closed
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        for data in response.stream:
+            body += data
+            if len(body) > MAX_DOCUMENT_BYTES:
+                raise unreadable(fetch)
+        return Fetched(response.status_code, bytes(body), spki)
