@@ -14,6 +14,7 @@ COMMANDS = (
     ("keys", "create"),
     ("keys", "list"),
     ("keys", "revoke"),
+    ("tls", "csr"),
     ("models", "list"),
     ("models", "pull"),
     ("models", "add"),
