@@ -17,6 +17,7 @@ from confide.errors import CannotTell
 BENCHES = {
     "overhead": "bench.overhead",
     "open-streams": "bench.open_streams",
+    "client": "bench.client",
     "imports": "bench.importing",
     "embedded": "bench.embedded",
 }

@@ -6,7 +6,7 @@ import sys
 from bench.figures import Budget, Figure, Size
 from bench.report import progress
 
-MODULES = {"confide": Budget(150), "confide.client": None, "confide.gateway.service": None}
+MODULES = {"confide": Budget(150), "confide.client.http": None, "confide.gateway.service": None}
 TIMED = "import time; began = time.perf_counter(); import {}; print(time.perf_counter() - began)"
 
 

@@ -25,12 +25,13 @@ ENDS_WITHIN_S = 30
 
 @dataclass(frozen=True)
 class Target:
-    """A running server and how to reach it. `key`: its API key, where it wants one."""
+    """A running server and how to reach it. `key`: its API key, where it wants one. `home`: its state directory."""
 
     name: str
     pid: int
     address: Address
     key: str | None = None
+    home: Path | None = None
 
     def cpu_s(self) -> float:
         """User and system time of all its threads so far, ended ones too, in seconds."""
@@ -87,7 +88,7 @@ class Stage:
         """The gateway, with a fresh state directory."""
         home = Path(tempfile.mkdtemp(dir=self.directory))
         with child("bench.service", str(self.engine), str(home), core=SERVER_CORE) as (pid, line):
-            yield Target("service", pid, int(line["port"]), str(line["key"]))
+            yield Target("service", pid, int(line["port"]), str(line["key"]), home)
 
 
 @contextlib.contextmanager

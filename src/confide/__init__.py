@@ -8,8 +8,8 @@ The names below are the public ones. Each is imported when it is first used, so 
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it for true; `typing` itself would be most of what the import costs
 if TYPE_CHECKING:
     from confide.client.auditing import verify_bundle as verify_bundle
     from confide.client.http import AsyncClient as AsyncClient

@@ -38,7 +38,7 @@ def measured(*names: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     """One run of all that need no model."""
-    return measured("imports", "open-streams", "overhead")
+    return measured("imports", "client", "open-streams", "overhead")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,13 @@ def test_ratios_come_first_and_what_has_no_budget_last(rows: list[dict[str, Any]
 def test_open_streams_all_end_with_the_same_bytes(figures: dict[str, dict[str, Any]]) -> None:
     assert figures["20 open streams on one core: complete and byte-identical"]["value"] == 1.0
     assert figures["memory an open stream (20 open)"]["unit"] == "KiB"
+
+
+def test_the_verifying_client_is_compared_with_the_plain_sdk(figures: dict[str, dict[str, Any]]) -> None:
+    assert figures["buffered call of the SDK, confide.Client / plain client"]["value"] > 1
+    bundle = figures["bundle checked offline (report, quote, receipt)"]
+    assert bundle["budget"] == {"limit": 10, "at_least": False}
+    assert bundle["is_met"] is (bundle["value"] <= 10)
 
 
 def test_the_table_says_which_budgets_were_met_and_on_what_machine() -> None:
