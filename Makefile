@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup serve test test-all lint type bench fuzz docs lock format clean
+.PHONY: help setup serve test test-all coverage lint type bench fuzz docs lock format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: setup  ## the tests that a change must pass (ARGS="-k receipts")
 
 test-all: setup  ## those and the long ones
 	$(BIN)/python -m pytest $(ARGS)
+
+coverage: setup  ## every branch of protocol/ is taken by that room's own tests
+	$(BIN)/python -m pytest tests/unit/protocol tests/vectors -q --cov=confide.protocol --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: setup  ## ruff (format and check) and the layering contract
 	$(BIN)/ruff format --check src tests bench fuzz docs requirements

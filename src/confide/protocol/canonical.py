@@ -5,10 +5,12 @@ compact JSON with the members of every object sorted by name; texts are written 
 before it is hashed, never rounded: two programs that round differently would hash differently.
 """
 
+import base64
+import binascii
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -19,6 +21,8 @@ MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 BARE_DIGEST = re.compile(r"[0-9a-f]{64}")
+SURROGATE = re.compile("[\ud800-\udfff]")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 ENCODER = msgspec.json.Encoder(order="sorted")
 
@@ -46,17 +50,19 @@ def check(value: object, where: str, depth: int) -> None:
     """Raise DocumentError unless `value` has a canonical form. `where`: its path, for the message."""
     if value is None or isinstance(value, str | bool):
         return
-    if depth > MAX_DEPTH:
+    if isinstance(value, dict | list | tuple) and depth > MAX_DEPTH:
         raise DocumentError(f"objects and arrays are nested deeper than {MAX_DEPTH}")
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise DocumentError(f"{where or 'the value'}: an integer beyond 2^53-1 cannot be hashed")
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for name, member in value.items():
             if not isinstance(name, str) or not name.isascii():
                 raise DocumentError(f"{where or 'the document'}: a member name is not ASCII")
-            check(member, f"{where}.{name}" if where else name, depth + 1)
-    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+            # The message may reach a terminal: a name that could steer one is not repeated.
+            shown = name if PLAIN_NAME.fullmatch(name) else "…"
+            check(member, f"{where}.{shown}" if where else shown, depth + 1)
+    elif isinstance(value, list | tuple):
         for index, member in enumerate(value):
             check(member, f"{where}[{index}]", depth + 1)
     else:
@@ -69,15 +75,17 @@ def digest_of(data: bytes) -> str:
 
 
 def digest_text(sha256: bytes) -> str:
-    """The digest string for 32 bytes that are a SHA-256 already."""
+    """The digest string for 32 bytes that are a SHA-256 already. Raises ValueError for another length."""
+    if len(sha256) != 32:
+        raise ValueError(f"a SHA-256 of 32 bytes expected, got {len(sha256)}")
     return f"sha256:{sha256.hex()}"
 
 
 def parse_document(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
     """The JSON object in `raw`, at most `most_bytes` of UTF-8. `what` names it in messages.
 
-    Raises DocumentError; also for a member name that stands twice in one object, since two readers of such a document
-    may see two documents.
+    Raises DocumentError; also for what two readers may take for two documents or one of them cannot hold: a member name
+    that stands twice in one object, half of a surrogate pair, nesting deeper than 100.
     """
     if len(raw) > most_bytes:
         raise DocumentError(f"{what} is larger than {most_bytes} bytes")
@@ -89,7 +97,25 @@ def parse_document(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTE
         raise DocumentError(f"{what} is not JSON") from None
     if not isinstance(value, dict):
         raise DocumentError(f"{what} is not a JSON object")
+    check_readable(value, what)
     return value
+
+
+def check_readable(document: dict[str, Any], what: str) -> None:
+    """Raise DocumentError unless every text has a form in UTF-8 and nothing is nested deeper than 100."""
+    level: list[object] = [document]
+    depth = 0
+    while level:
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                if depth > MAX_DEPTH:
+                    raise DocumentError(f"{what}: objects and arrays are nested deeper than {MAX_DEPTH}")
+                below += value
+                below += value.values() if isinstance(value, dict) else ()
+            elif isinstance(value, str) and not value.isascii() and SURROGATE.search(value):
+                raise DocumentError(f"{what}: a text holds half of a surrogate pair")
+        level, depth = below, depth + 1
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,3 +135,29 @@ def typed(document: object, kind: type[T], *, what: str) -> T:
         return msgspec.convert(document, kind, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise DocumentError(f"{what}: {' '.join(str(error).split())[:200]}") from None
+    except UnicodeEncodeError:  # msgspec, where it looks whether a text might be the number that it expected
+        raise DocumentError(f"{what}: a text holds half of a surrogate pair") from None
+
+
+def of_known_types(entries: object, types: Collection[str]) -> object:
+    """The entries of an array, those with a `type` outside `types` cut down to that: their other members are free."""
+    if not isinstance(entries, list):
+        return entries
+    return [
+        {"type": entry.get("type")} if isinstance(entry, dict) and entry.get("type") not in types else entry
+        for entry in entries
+    ]
+
+
+def unbase64(text: str, *, what: str) -> bytes:
+    """The bytes of base64 with padding (RFC 4648 4). Raises DocumentError naming `what`.
+
+    Bits after the last byte must be zero, so that no two texts stand for the same bytes.
+    """
+    try:
+        decoded = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise DocumentError(f"{what} is not base64") from None
+    if base64.b64encode(decoded).decode() != text:
+        raise DocumentError(f"{what} is not base64")
+    return decoded

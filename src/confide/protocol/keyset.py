@@ -12,6 +12,7 @@ ED25519 = "ed25519"
 ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: the DER of a SubjectPublicKeyInfo
 
 Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Integer = Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
 
 
@@ -31,13 +32,16 @@ class TlsKey(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Keyset(msgspec.Struct, frozen=True):
-    """What a service's keys are and until when. `not_after`: Unix seconds; at that second it is over."""
+    """What a service's keys are and until when. `not_after`: Unix seconds; at that second it is over.
+
+    A foreign service that takes nothing in clear over HTTPS may leave the TLS keys out.
+    """
 
     subject: str | None
     not_after: Integer
     receipt_signing_keys: tuple[PublicKey, ...]
     e2ee_public_keys: tuple[PublicKey, ...]
-    tls_public_keys: tuple[TlsKey, ...]
+    tls_public_keys: tuple[TlsKey, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As JSON members."""
@@ -59,18 +63,25 @@ class Keyset(msgspec.Struct, frozen=True):
         return None
 
     def tls_pins(self, host: str) -> frozenset[bytes]:
-        """SPKI digests (32 bytes each) that a connection to `host` may show. Entries without a domain fit any host."""
-        name = host.rstrip(".").lower()
+        """SPKI digests (32 bytes each) that a connection to `host` may show. Entries without a domain fit any host.
+
+        Names are compared without regard to case and a final dot.
+        """
         return frozenset(
             bytes.fromhex(key.spki_sha256)
             for key in self.tls_public_keys
-            if key.domain is msgspec.UNSET or key.domain.lower() == name
+            if key.domain is msgspec.UNSET or plain_host(key.domain) == plain_host(host)
         )
 
     @property
     def domains(self) -> frozenset[str]:
         """The hosts that TLS keys are listed for, lower case; none when every key stands for every host."""
-        return frozenset(key.domain.lower() for key in self.tls_public_keys if key.domain is not msgspec.UNSET)
+        return frozenset(plain_host(key.domain) for key in self.tls_public_keys if key.domain is not msgspec.UNSET)
+
+
+def plain_host(host: str) -> str:
+    """The name in lower case, without its final dot."""
+    return host.removesuffix(".").lower()
 
 
 def keyset_digest(document: Mapping[str, Any]) -> str:
@@ -90,7 +101,7 @@ def parse_keyset(document: object) -> tuple[Keyset, str]:
 
 
 def check_receipt_keys(keyset: Keyset) -> None:
-    """Raise DocumentError unless each receipt key has one id, one meaning and one role."""
+    """Raise DocumentError unless each id names one receipt key, and no receipt key has a second role."""
     keys = [key for key in keyset.receipt_signing_keys if key.algo == ED25519]
     if not keys:
         raise DocumentError("the keyset: no receipt signing key has the algorithm ed25519")

@@ -10,16 +10,25 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from confide.protocol.canonical import ENCODER, DocumentError, canonical, digest_text, parse_document, typed
-from confide.protocol.keyset import Integer, Keyset
+from confide.protocol.canonical import (
+    DIGEST,
+    ENCODER,
+    DocumentError,
+    canonical,
+    digest_text,
+    of_known_types,
+    parse_document,
+    typed,
+)
+from confide.protocol.keyset import Digest, Hex64, Integer, Keyset
 from confide.protocol.report import API_VERSION
 
 RECEIVED, FORWARDED, RETURNED = "request.received", "request.forwarded", "response.returned"
 UPSTREAM_VERIFIED, OUTCOME = "upstream.verified", "response.outcome"
 ONCE = (RECEIVED, FORWARDED, RETURNED, OUTCOME)
+READ = (*ONCE, UPSTREAM_VERIFIED)
 
 Outcome = Literal["complete", "client_closed", "truncated", "refused", "failed"]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Signature = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 RECEIPT_ID_RANDOM_BYTES = 12
@@ -91,8 +100,10 @@ def signed_receipt(
 ) -> bytes:
     """The receipt of a direct service, signed, in canonical form. Digests: 32 bytes each. `served_at`: Unix seconds.
 
-    `forwarded_sha256` None: inference did not run. Raises ValueError for a keyset digest of another length.
+    `forwarded_sha256` None: inference did not run. Raises ValueError for digests of another length or form.
     """
+    if DIGEST.fullmatch(keyset_digest) is None:
+        raise ValueError("the keyset digest is not sha256: and 64 lower-case hex digits")
     events: list[BodyEvent | OutcomeEvent] = [BodyEvent(RECEIVED, digest_text(received_sha256))]
     if forwarded_sha256 is not None:
         events.append(BodyEvent(FORWARDED, digest_text(forwarded_sha256)))
@@ -110,20 +121,18 @@ def signed_receipt(
         )
     )
     head, tail = unsigned[:-TAIL_BYTES], unsigned[-TAIL_BYTES:]
-    if not tail.startswith(b',"workload_keyset_digest":'):
-        raise ValueError("the keyset digest is not sha256: and 64 hex digits")
     return b'%b,"signature":"%b"%b' % (head, signer.sign(unsigned).hex().encode(), tail)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """The members of an event that a verifier reads; it may have others. Those of the four fixed types are checked."""
+    """The members of an event that a verifier reads; it may have others. Of an extension only the type is read."""
 
     type: str
-    body_hash: str | None = None
-    result: str | None = None
+    body_hash: Digest | None = None
+    result: Literal["verified", "failed"] | None = None
     required: bool | None = None
     model_id: str | None = None
-    session_id: str | None = None
+    session_id: Hex64 | None = None
     reason: str | None = None
     outcome: str | None = None
 
@@ -172,7 +181,8 @@ def parse_receipt(raw: bytes) -> Receipt:
     events twice of which there is one: such a receipt could be read in two ways.
     """
     document = parse_document(raw, what="the receipt")
-    members = typed(document, Members, what="the receipt")
+    event_log = of_known_types(document.get("event_log"), READ)
+    members = typed({**document, "event_log": event_log}, Members, what="the receipt")
     if members.api_version != API_VERSION:
         raise DocumentError(f"the receipt: api_version is not {API_VERSION}")
     types = [event.type for event in members.event_log]
@@ -184,10 +194,20 @@ def parse_receipt(raw: bytes) -> Receipt:
         if types.count(event_type) > 1:
             raise DocumentError(f"the receipt: the event {event_type} stands in it twice")
     for event in members.event_log:
-        if event.type in (RECEIVED, FORWARDED, RETURNED):
-            typed(event.body_hash, Digest, what=f"the receipt: body_hash of {event.type}")
+        check_event(event)
     unsigned: dict[str, Any] = {name: value for name, value in document.items() if name != "signature"}
     return Receipt(members, canonical(unsigned))
+
+
+def check_event(event: Event) -> None:
+    """Raise DocumentError unless an event of a fixed type has the members of that type (wire contract 7.6)."""
+    if event.type in (RECEIVED, FORWARDED, RETURNED) and event.body_hash is None:
+        raise DocumentError(f"the receipt: {event.type} has no body_hash")
+    if event.type == UPSTREAM_VERIFIED:
+        # A session is cited exactly where one served; `required` is what a relying party's policy asks about.
+        cites = event.session_id is not None
+        if event.result is None or event.required is None or cites != (event.result == "verified"):
+            raise DocumentError(f"the receipt: {UPSTREAM_VERIFIED} has neither its verified nor its failed form")
 
 
 def signature_fault(receipt: Receipt, keyset: Keyset) -> str | None:

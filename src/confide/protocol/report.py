@@ -8,26 +8,32 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from confide.protocol.canonical import DIGEST, DocumentError, parse_document, typed
-from confide.protocol.keyset import Keyset, parse_keyset
+from confide.protocol.keyset import Digest, Hex64, Keyset, parse_keyset
 from confide.protocol.statement import aci_report_data
 
 API_VERSION = "aci/1"
 SLOT_BYTES = 64
 COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})")
+HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
+
+Hex128 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
 class SourceProvenance(msgspec.Struct, frozen=True):
-    """Which source the service was built from: labels, until measured evidence backs them. None: not known."""
+    """Which source the service was built from: labels, until measured evidence backs them. None: not known.
+
+    `image_provenance` is for a policy to read; a foreign service may put any value there.
+    """
 
     repo_url: str | None = None
     repo_commit: str | None = None
     image_digest: str | None = None
-    image_provenance: str | None = None
+    image_provenance: Any = None
 
     @property
     def is_acceptable(self) -> bool:
@@ -45,7 +51,7 @@ class Evidence(msgspec.Struct, frozen=True):
     """
 
     quote: str
-    quote_report_data: str | None = None
+    quote_report_data: Hex128 | None = None
     event_log: str | None = None
     app_compose: str | None = None
     vm_config: str | None = None
@@ -60,7 +66,7 @@ class Attestation(msgspec.Struct, frozen=True):
 
     tee_type: str
     workload_keyset: dict[str, Any]
-    report_data: str
+    report_data: Hex64
     evidence: Evidence
     source_provenance: SourceProvenance | None = None
 
@@ -76,7 +82,7 @@ class Document(msgspec.Struct, frozen=True):
     """The report's members."""
 
     api_version: str
-    workload_keyset_digest: str
+    workload_keyset_digest: Digest
     attestation: Attestation
     service_capabilities: Capabilities = Capabilities()
 
@@ -151,7 +157,8 @@ def parse_report(raw: bytes) -> Report:
 def binds(report: Report, nonce: str | None) -> str | None:
     """Why the report's own words do not bind its keyset to `nonce` (64 lower-case hex digits or None), or None.
 
-    What the *quote* holds is to be compared with `aci_report_data(report.keyset_digest, nonce)` besides.
+    What the *quote* holds is to be compared with `aci_report_data(report.keyset_digest, nonce)` besides. Raises
+    ValueError for a nonce of another form.
     """
     if not compare_digest(report.claimed_digest.encode(), report.keyset_digest.encode()):
         return f"the keyset hashes to {report.keyset_digest}, and the report names another digest"
@@ -165,8 +172,7 @@ def binds(report: Report, nonce: str | None) -> str | None:
 
 
 def unhexed(text: str, member: str) -> bytes:
-    """The bytes of hex digits. Raises DocumentError."""
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise DocumentError(f"the report: {member} is not hex") from None
+    """The bytes of hex digits in either case, without white space. Raises DocumentError."""
+    if HEX.fullmatch(text) is None:
+        raise DocumentError(f"the report: {member} is not hex")
+    return bytes.fromhex(text)

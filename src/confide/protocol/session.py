@@ -3,29 +3,45 @@
 A direct service has none; a relying party of an aggregator reads those that receipts cite.
 """
 
-import base64
-import binascii
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from confide.protocol.canonical import DocumentError, canonical, digest_of, parse_document, typed
-from confide.protocol.keyset import Integer
-from confide.protocol.receipt import Digest
+from confide.protocol.canonical import (
+    DocumentError,
+    canonical,
+    digest_of,
+    of_known_types,
+    parse_document,
+    typed,
+    unbase64,
+)
+from confide.protocol.keyset import Digest, Hex64, Integer
 from confide.protocol.report import API_VERSION
 
-Status = Literal["asserted", "refuted", "unknown"]
-Source = Literal["hardware_proven", "verifier_derived", "provider_asserted", "operator_asserted"]
+UNKNOWN = "unknown"
+STATED = ("asserted", "refuted")
+SOURCES = ("hardware_proven", "verifier_derived", "provider_asserted", "operator_asserted")
+TLS_KEY, E2EE_KEY = "tls_spki_sha256", "e2ee_public_key_sha256"
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One claim about an upstream. `source` and `reason` are there unless the status is `unknown`."""
+    """One claim about an upstream: `asserted` or `refuted` with one of SOURCES, or `unknown`, bare.
 
-    status: Status
-    source: Source | None = None
+    A status or a source that this version does not define is read as `unknown` (ACI specification, appendix B), and so
+    is a statement without its source.
+    """
+
+    status: str
+    source: str | None = None
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in STATED or self.source not in SOURCES:
+            for name, value in (("status", UNKNOWN), ("source", None), ("reason", None)):
+                msgspec.structs.force_setattr(self, name, value)
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -41,15 +57,18 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """What the channel is bound to: a TLS key (`tls_spki_sha256`) or an encryption key (`e2ee_public_key_sha256`)."""
+    """What the channel is bound to: a TLS key (`tls_spki_sha256`) or an encryption key (`e2ee_public_key_sha256`).
+
+    Of another type only the type is read; it is no binding that could be enforced.
+    """
 
     type: str
     origin: str | None = None
-    spki_sha256: str | None = None
+    spki_sha256: Hex64 | None = None
     provider: str | None = None
     key_id: str | None = None
     algorithm: str | None = None
-    public_key_sha256: str | None = None
+    public_key_sha256: Hex64 | None = None
 
 
 class SessionEvidence(msgspec.Struct, frozen=True):
@@ -92,14 +111,25 @@ def parse_session(raw: bytes, expected_id: str) -> Session:
     evidence itself, the claims, the period.
     """
     document = parse_document(raw, what="the session")
-    if not compare_digest(session_id(document).encode(), expected_id.encode()):
+    if session_id(document) != expected_id:
         raise DocumentError(f"the session is another document than the one with the id {expected_id}")
-    session = typed(document, Session, what="the session")
+    bindings = of_known_types(document.get("channel_binding"), (TLS_KEY, E2EE_KEY))
+    session = typed({**document, "channel_binding": bindings}, Session, what="the session")
     if session.api_version != API_VERSION:
         raise DocumentError(f"the session: api_version is not {API_VERSION}")
+    for binding in session.channel_binding:
+        check_binding(binding)
     if not compare_digest(digest_of(evidence_bytes(session.evidence.data)), session.evidence.digest):
         raise DocumentError("the session: evidence.data does not have the digest evidence.digest")
     return session
+
+
+def check_binding(binding: Binding) -> None:
+    """Raise DocumentError for a binding of a known type without the key that it binds to."""
+    if binding.type == TLS_KEY and (binding.origin is None or binding.spki_sha256 is None):
+        raise DocumentError(f"the session: a {TLS_KEY} binding without its origin or its key")
+    if binding.type == E2EE_KEY and binding.public_key_sha256 is None:
+        raise DocumentError(f"the session: a {E2EE_KEY} binding without its key")
 
 
 def evidence_bytes(data_url: str) -> bytes:
@@ -107,7 +137,4 @@ def evidence_bytes(data_url: str) -> bytes:
     head, separator, encoded = data_url.partition(";base64,")
     if not separator or not head.startswith("data:"):
         raise DocumentError("the session: evidence.data is no base64 data URL")
-    try:
-        return base64.b64decode(encoded.encode(), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise DocumentError("the session: evidence.data is not base64") from None
+    return unbase64(encoded, what="the session: evidence.data")

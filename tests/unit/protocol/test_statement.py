@@ -3,14 +3,23 @@
 from hashlib import sha256
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
 from confide.errors import InvalidRequest
-from confide.protocol.statement import legacy_report_data, parse_nonce
+from confide.protocol.statement import (
+    aci_report_data,
+    aci_statement,
+    legacy_report_data,
+    parse_aci_nonce,
+    parse_nonce,
+)
 
 identities = st.binary(min_size=20, max_size=20) | st.binary(min_size=32, max_size=32)
 words = st.binary(min_size=32, max_size=32)
+
+DIGEST, NONCE = "sha256:" + "ab" * 32, "cd" * 32
 
 
 @given(identities, words)
@@ -68,3 +77,52 @@ def test_another_nonce_is_refused_and_not_repeated(text: str) -> None:
     error = caught.value.body()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", "nonce")
     assert text == "0" or text not in caught.value.message
+
+
+@given(words, words | st.none())
+def test_the_aci_statement_is_canonical_json_of_its_three_members(digest: bytes, nonce: bytes | None) -> None:
+    members = {
+        "keyset_digest": f"sha256:{digest.hex()}",
+        "nonce": None if nonce is None else nonce.hex(),
+        "purpose": "aci.report_data.v1",
+    }
+    statement = aci_statement(f"sha256:{digest.hex()}", None if nonce is None else nonce.hex())
+    assert statement == rfc8785.dumps(members)
+
+
+def test_the_aci_slot_is_the_hash_of_the_statement_and_zeros() -> None:
+    for nonce in (NONCE, None):
+        assert aci_report_data(DIGEST, nonce) == sha256(aci_statement(DIGEST, nonce)).digest() + bytes(32)
+    assert aci_report_data(DIGEST, NONCE) != aci_report_data(DIGEST, None)
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "",
+        "ab" * 32,
+        "sha256:" + "AB" * 32,
+        "sha256:" + "ab" * 31,
+        DIGEST + "\n",
+        "sha256:" + "a" * 62 + '",',
+        "sha256:" + "٠" * 64,
+    ],
+)
+def test_a_digest_of_another_form_brings_no_members_of_its_own(digest: str) -> None:
+    with pytest.raises(ValueError, match="keyset digest"):
+        aci_statement(digest, NONCE)
+
+
+@pytest.mark.parametrize("nonce", ["", "null", "AB" * 32, "ab" * 16, NONCE + "\n", "a" * 62 + '",', "٠" * 64])
+def test_a_nonce_of_another_form_brings_no_members_of_its_own(nonce: str) -> None:
+    with pytest.raises(ValueError, match="nonce"):
+        aci_statement(DIGEST, nonce)
+    with pytest.raises(InvalidRequest) as caught:
+        parse_aci_nonce(nonce)
+    assert caught.value.param == "nonce"
+    assert nonce in ("", "null") or nonce not in caught.value.message
+
+
+@pytest.mark.parametrize("nonce", [NONCE, None])
+def test_an_aci_nonce_is_lower_case_or_absent(nonce: str | None) -> None:
+    assert parse_aci_nonce(nonce) == nonce
