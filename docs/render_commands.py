@@ -10,6 +10,9 @@ PAGE = Path(__file__).parent / "commands.md"
 COMMANDS = (
     ("serve",),
     ("ask",),
+    ("verify",),
+    ("audit",),
+    ("proxy",),
     ("doctor",),
     ("keys", "create"),
     ("keys", "list"),

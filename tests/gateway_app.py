@@ -14,7 +14,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,28 @@ import uvicorn
 
 from confide.attester.base import Attester
 from confide.attester.simulated import SimulatedAttester
+from confide.client.pinning import pinned_context
 from confide.config import Config, Model
 from confide.engine.shaping import EngineFacts, special_pattern
 from confide.engine.slots import Slots
 from confide.errors import NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
-from confide.gateway.http import Protocol
+from confide.gateway.http import Protocol, announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
+from confide.gateway.service import attested_tls
+from confide.protocol.canonical import digest_of, digest_text
+from confide.protocol.receipt import (
+    FORWARDED,
+    RECEIVED,
+    RETURNED,
+    Outcome,
+    Receipt,
+    parse_receipt,
+    signature_fault,
+)
+from confide.store.base import Proof
 from confide.store.sqlite import SqliteStore, open_store
 from confide.telemetry.logs import Log
 from confide.upstream.channel import Channel, Timeouts, UnixAddress
@@ -69,6 +82,7 @@ class ScriptedGateway:
     lifecycle: Lifecycle
     authenticator: Authenticator
     written: io.StringIO
+    app: Gateway
 
     async def post(self, **members: object) -> httpx2.Response:
         """The answer to a chat request with these members."""
@@ -97,6 +111,17 @@ class ScriptedGateway:
         lines = [json.loads(line) for line in self.log_text().splitlines()]
         return [line["outcome"] for line in lines if line["event"] == "request"]
 
+    def last_line(self) -> dict[str, Any]:
+        """The log line of the request that ended last."""
+        lines = [json.loads(line) for line in self.log_text().splitlines()]
+        last: dict[str, Any] = [line for line in lines if line["event"] == "request"][-1]
+        return last
+
+    async def proof(self) -> Proof | None:
+        """What is kept of the request that ended last, by the receipt id in its log line."""
+        receipt_id = self.last_line()["receipt"]
+        return None if receipt_id is None else await self.store.proof(receipt_id, now=int(time.time()))
+
     async def outcome(self, count: int) -> str:
         """Wait until so many requests are over, and give the last one's outcome."""
         async with asyncio.timeout(5):
@@ -113,8 +138,12 @@ async def serving_scripted(
     takes_images: bool = False,
     timeouts: Timeouts | None = None,
     tls_spki_sha256: bytes | None = None,
+    now: Callable[[], float] = time.time,
 ) -> AsyncIterator[ScriptedGateway]:
-    """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's."""
+    """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's.
+
+    `now`: the clock of keysets and receipts, in Unix seconds.
+    """
     config = config or Config(model=(Model(id=MODEL, aliases=("alias/model",), upstream_model="scripted"),))
     written, switch, lifecycle = io.StringIO(), EngineSwitch(), Lifecycle()
     async with contextlib.AsyncExitStack() as closing:
@@ -145,31 +174,42 @@ async def serving_scripted(
             store=store,
             lifecycle=lifecycle,
             log=Log(written),
-            now=time.time,
+            now=now,
             tls_spki_sha256=tls_spki_sha256,
         )
-        url = await closing.enter_async_context(listening(gateway))
-        no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it is not needed, and the default loads every public root
-        client = await closing.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20, verify=no_tls))
+        tls, common = attested_tls(config, attester), announcing(gateway.keyset.headers)
+        url = await closing.enter_async_context(listening(gateway, common, tls))
+        any_key = pinned_context(None)  # the default loads every public root
+        client = await closing.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20, verify=any_key))
         yield ScriptedGateway(
-            url, client, engine, switch, slots, channel, store, attester, lifecycle, authenticator, written
+            url, client, engine, switch, slots, channel, store, attester, lifecycle, authenticator, written, gateway
         )
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Gateway) -> AsyncIterator[str]:
+async def listening(
+    app: Gateway, http: type[Protocol] = Protocol, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     """Serve `app` with the server that the program uses, on a free port of 127.0.0.1."""
     # The protocol is named, as in the program: asyncio leaves Nagle's algorithm on for a socket that does not say TCP.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         server = PromptServer(
-            uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", access_log=False, log_config=None)
+            uvicorn.Config(
+                app,
+                http=http,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                ssl_context_factory=None if tls is None else (lambda _config, _default: tls),
+            )
         )
         task = asyncio.create_task(server._serve([listener]))
         while not server.started:
             await asyncio.sleep(0.001)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.ending.set()
             await task
@@ -192,6 +232,29 @@ class PromptServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await asyncio.sleep(0)
+
+
+async def assert_receipted(
+    gateway: ScriptedGateway, received: bytes, outcome: Outcome, *, sent: bytes | None = None, is_forwarded: bool = True
+) -> Receipt:
+    """The request that ended last left a receipt over what its client read, signed by a key of the keyset.
+
+    `sent`: the client's body, where the test has it. `is_forwarded`: inference was given the request.
+    """
+    proof = await gateway.proof()
+    assert proof is not None
+    receipt = parse_receipt(proof.receipt)
+    assert signature_fault(receipt, gateway.app.keyset().epoch.keyset) is None
+    assert receipt.members.workload_keyset_digest == gateway.app.keyset().epoch.digest
+    assert receipt.members.receipt_id == proof.receipt_id == gateway.last_line()["receipt"]
+    assert receipt.members.chat_id == proof.chat_id
+    assert receipt.outcome == outcome
+    assert receipt.body_hash(RETURNED) == digest_of(received) == digest_text(proof.response_sha256)
+    assert receipt.body_hash(RECEIVED) == digest_text(proof.request_sha256)
+    if sent is not None:
+        assert receipt.body_hash(RECEIVED) == digest_of(sent)
+    assert (receipt.body_hash(FORWARDED) is not None) is is_forwarded
+    return receipt
 
 
 @dataclass

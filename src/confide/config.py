@@ -21,6 +21,10 @@ FILE_PATH = r"^[^\x00]+\Z"
 STORE_URL = r"^sqlite:///[^\x00-\x1f]+\Z"
 MODEL_ID = r"^[^\s\x00-\x1f]+\Z"
 DECIMAL = r"^[0-9]+(\.[0-9]+)?\Z"
+DOMAIN = r"^(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z"
+COMMIT = r"^([0-9a-f]{40}|[0-9a-f]{64})\Z"
+LABEL = r"^[!-~]+\Z"
+IMAGE_DIGEST = r"^sha256:[0-9a-f]{64}\Z"
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # what TOML and a database hold
@@ -30,6 +34,10 @@ FilePath = Annotated[str, msgspec.Meta(min_length=1, pattern=FILE_PATH)]
 StoreUrl = Annotated[str, msgspec.Meta(pattern=STORE_URL)]
 ModelId = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=MODEL_ID)]
 Decimal = Annotated[str, msgspec.Meta(pattern=DECIMAL)]
+Domain = Annotated[str, msgspec.Meta(pattern=DOMAIN)]
+Commit = Annotated[str, msgspec.Meta(pattern=COMMIT)]
+ImageDigest = Annotated[str, msgspec.Meta(pattern=IMAGE_DIGEST)]
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=LABEL)]
 
 # What msgspec says about types and patterns, in words for the person who writes the file.
 WORDS = {
@@ -45,6 +53,10 @@ WORDS = {
     f" matching regex {STORE_URL!r}": " of the form sqlite:///FILE",
     f" matching regex {MODEL_ID!r}": " without spaces",
     f" matching regex {DECIMAL!r}": ' that is a decimal number, such as "0.0000002"',
+    f" matching regex {DOMAIN!r}": " that is a host name in lower case",
+    f" matching regex {COMMIT!r}": " that is a full commit, 40 or 64 hex digits in lower case",
+    f" matching regex {LABEL!r}": " in ASCII without spaces",
+    f" matching regex {IMAGE_DIGEST!r}": " that is sha256: and 64 hex digits in lower case",
 }
 
 # Variables that are not settings of the file.
@@ -63,8 +75,10 @@ class Server(Section, frozen=True):
 
     host: Host = "127.0.0.1"
     port: Port = 8080
+    tls: Literal["files", "attested"] = "files"  # attested: the key is made in the TEE and listed in the keyset
     tls_cert: FilePath | None = None  # PEM files; the leaf's key is what report version 2 binds
     tls_key: FilePath | None = None
+    domain: Domain | None = None  # the host that the attested TLS key is listed for; None: for every host
     max_body_bytes: Positive = 32 * 1024 * 1024
     drain_s: Seconds = 20.0
     keepalive_comment_s: Seconds | None = None
@@ -75,6 +89,16 @@ class Attester(Section, frozen=True):
     """`[attester]`: who produces evidence."""
 
     kind: Literal["auto", "simulated"] = "auto"
+    keyset_lifetime_s: Annotated[int, msgspec.Meta(ge=10, le=31_622_400)] = 2_592_000  # 30 days; a leap year at most
+
+
+class Source(Section, frozen=True):
+    """`[source]`: what this build was made from, set by whoever builds the image. None: not known."""
+
+    repo_url: Label | None = None
+    repo_commit: Commit | None = None
+    image_digest: ImageDigest | None = None
+    image_provenance: Label | None = None
 
 
 class Store(Section, frozen=True):
@@ -133,6 +157,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     server: Server = Server()
     attester: Attester = Attester()
+    source: Source = Source()
     store: Store = Store()
     limits: Limits = Limits()
     engine: Engine = Engine()
@@ -330,12 +355,29 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"[server] host {server.host}: not a host name", remedy="Use 127.0.0.1 or one of this machine's addresses."
         ) from error
+    check_tls(server)
+    check_models(config.model)
+
+
+def check_tls(server: Server) -> None:
+    """Which of the TLS keys go together. Raises ConfigError."""
+    if server.tls == "attested":
+        if server.tls_key is not None:
+            raise ConfigError(
+                '[server] tls_key: got a key file with tls = "attested", where the attester makes the key',
+                remedy="Leave tls_key out; tls_cert may name a chain issued for the request of `confide tls csr`.",
+            )
+        return
+    if server.domain is not None:
+        raise ConfigError(
+            '[server] domain: it lists the attested TLS key for one host, and tls is not "attested"',
+            remedy='Set tls = "attested", or leave domain out.',
+        )
     if (server.tls_cert is None) != (server.tls_key is None):
         raise ConfigError(
             "[server] tls_cert and tls_key: got one of them, expected both or neither",
             remedy="Name the PEM files of the certificate and of its private key.",
         )
-    check_models(config.model)
 
 
 def check_models(models: tuple[Model, ...]) -> None:

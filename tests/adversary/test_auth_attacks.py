@@ -161,23 +161,23 @@ async def test_no_headers_but_the_honest_ones_are_served(service: Service, heade
 async def test_another_keys_proof_looks_like_none_at_all(service: Service) -> None:
     mine, theirs = (credential([(b"x-api-key", token)]) for token in (service.token, b"cfd_attacker"))
     proof = Proof(
+        receipt_id="rcpt-1",
         chat_id="chatcmpl-1",
-        model="m",
         request_sha256=bytes(32),
         response_sha256=bytes(32),
-        outcome="complete",
         credential_sha256=mine,
-        created_at=NOW,
         expires_at=NOW + 60,
+        receipt=b"{}",
         seal=bytes(32),
     )
     await service.store.commit(proof)
-    found = await service.store.proof("chatcmpl-1", now=NOW)
-    assert found is not None
-    with pytest.raises(NotFound) as caught:
-        may_read(found.credential_sha256, theirs)
-    assert caught.value.body() == NotFound("Chat id not found or expired").body()
-    may_read(found.credential_sha256, mine)
+    for lookup_id in ("chatcmpl-1", "rcpt-1"):
+        found = await service.store.proof(lookup_id, now=NOW)
+        assert found is not None
+        with pytest.raises(NotFound) as caught:
+            may_read(found.credential_sha256, theirs)
+        assert caught.value.body() == NotFound("Chat id not found or expired").body()
+        may_read(found.credential_sha256, mine)
 
 
 async def test_no_token_is_kept_logged_or_said(

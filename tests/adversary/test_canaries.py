@@ -6,6 +6,7 @@ mark; the twin of each search shows that the text did go where it should, so tha
 
 import ast
 import asyncio
+import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -206,6 +207,8 @@ REFUSED: dict[str, tuple[dict[str, object] | bytes, int]] = {
     "template arguments": (marked(chat_template_kwargs={"canary": "canary"}), 400),
     "provider": (marked(provider={"aci_canary words": "canary"}), 400),
     "provider of the wrong type": (marked(provider="canary"), 400),
+    "a pinned session": (marked(provider={"aci_session_ids": ["canary"]}), 400),
+    "a pinned session of the right form": (marked(provider={"aci_session_ids": ["ab" * 32], "canary": "canary"}), 412),
     "too many choices": (marked(n=99), 400),
     "too large": (marked(messages=[{"role": "user", "content": "canary" * 9000}]), 413),
 }
@@ -228,15 +231,24 @@ async def test_a_fault_outside_the_prompt_path_is_known_by_its_type_only(
     observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(observed.gateway.store, "proof", quoting)
-    answer = await observed.gateway.client.get("/v1/signature/x", headers=bearer(observed.key))
-    assert answer.status_code == 500
-    observed.said.append(answer.content)
+    for path in ("/v1/signature/x", "/v1/aci/receipts/x"):
+        answer = await observed.gateway.client.get(path, headers=bearer(observed.key))
+        assert answer.status_code == 500
+        observed.said.append(answer.content)
     assert '"error":"QuotingFault"' in observed.gateway.log_text()
     observed.assert_clean()
 
 
 async def test_a_path_and_a_query_are_not_repeated(observed: Observed) -> None:
-    for path in ("/canary", "/v1/signature/canary-id?model=canary", "/v1/signature/x?signing_algo=canary"):
+    for path in (
+        "/canary",
+        "/v1/signature/canary-id?model=canary",
+        "/v1/signature/x?signing_algo=canary",
+        "/v1/aci/receipts/rcpt-canary",
+        "/v1/aci/keysets/sha256:canary",
+        "/v1/aci/sessions/canary?model=canary",
+        "/v1/aci/attestation?nonce=canary",
+    ):
         answer = await observed.gateway.client.get(path, headers=bearer(observed.key))
         assert answer.status_code in (400, 404)
         observed.said.append(answer.content)
@@ -244,6 +256,18 @@ async def test_a_path_and_a_query_are_not_repeated(observed: Observed) -> None:
         answer = await observed.gateway.client.get(f"/v1/attestation/report?{query}")
         assert answer.status_code in (400, 404)
         observed.said.append(answer.content)
+    observed.assert_clean()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_receipt_holds_hashes_and_no_text(observed: Observed, stream: bool) -> None:
+    answer = await observed.ask(marked(stream=stream, provider={"aci_verified": True, "canary": "canary"}))
+    headers = bearer(observed.key)
+    receipt = await observed.gateway.client.get(f"/v1/aci/receipts/{answer.headers['x-receipt-id']}", headers=headers)
+    assert receipt.status_code == 200
+    assert hashlib.sha256(answer.content).hexdigest() in receipt.text  # the twin: it is of this answer
+    assert MARK not in receipt.text
+    assert observed.key not in receipt.text
     observed.assert_clean()
 
 

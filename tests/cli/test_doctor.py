@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from confide.attester.keys import load_seed
+from confide.attester.keys import WorkloadKeys
+from confide.attester.seed import load_seed
 from confide.cli import doctor_machine as machine
 from confide.cli import doctor_service as service
 from confide.cli import doctor_state as state
@@ -25,6 +26,7 @@ from confide.engine.progress import silent
 from confide.store import lock_state, open_keys, open_store
 from gguf_writer import PAIRS, U32, Typed, gguf_bytes
 from running import CONFIDE, home_with_weights, running
+from tls_files import issued, self_signed_pem
 
 GEOMETRY = {
     "llama.block_count": Typed(U32, 30),
@@ -411,5 +413,19 @@ def test_available_memory_is_the_containers_where_that_is_less(
 
 def test_files_that_the_configuration_names_are_looked_at(tmp_path: Path) -> None:
     absent = str(tmp_path / "absent.pem")
-    assert_failed(service.files(Config(server=Server(tls_cert=absent, tls_key=absent))), "absent.pem", "Name a file")
-    assert service.files(Config()).status == "ok"
+    both = Config(server=Server(tls_cert=absent, tls_key=absent))
+    assert_failed(service.files(both, tmp_path), "absent.pem", "Name a file")
+    assert service.files(Config(), tmp_path).status == "ok"
+
+
+def test_a_chain_is_compared_with_the_attested_key_without_making_one(home: Path, tmp_path: Path) -> None:
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(self_signed_pem())
+    named = Config(server=Server(tls="attested", tls_cert=str(chain)))
+    assert_failed(service.files(named, home), "attested key", "confide tls csr")
+    key = WorkloadKeys.derive(load_seed(home / "simulator")).tls
+    chain.write_bytes(issued(key.request(["a.example"])).pem)
+    assert service.files(named, home).found == "TLS with the attested key, in a chain that was issued for it"
+    assert service.files(named, tmp_path / "new").status == "warn"
+    assert service.files(Config(server=Server(tls="attested")), home).status == "ok"
+    assert not (tmp_path / "new").exists()

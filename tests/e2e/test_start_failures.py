@@ -19,6 +19,7 @@ from confide.engine import local
 from confide.store import lock_state, open_keys
 from gguf_writer import gguf_bytes
 from running import CONFIDE, home_with_weights, running
+from tls_files import issued, self_signed_pem
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -310,3 +311,17 @@ def test_a_seed_that_others_can_read(home: Path) -> None:
     (home / "simulator" / "seed").chmod(0o644)
     assert_refused(start(home, *TINY), 2, "seed", "chmod 600")
     assert_free(home)
+
+
+def test_a_chain_that_is_not_for_the_attested_key(home: Path) -> None:
+    """Found before the weights are loaded; the chain that was issued for the key gets as far as those."""
+    request = subprocess.run([CONFIDE, "tls", "csr", "--name", "a.example"], capture_output=True, env=environment(home))
+    chain = home.parent / "chain.pem"
+    config = home.parent / "tiny.toml"
+    config.write_text(f'[server]\ntls = "attested"\ntls_cert = "{chain}"\n{config.read_text()}')
+    for wrong, words in ((self_signed_pem(), "attested key"), (b"no PEM", "no PEM certificates")):
+        chain.write_bytes(wrong)
+        assert_refused(start(home, *TINY), 2, "[server] tls_cert", words, "confide tls csr")
+        assert_free(home)
+    chain.write_bytes(issued(request.stdout).pem)
+    assert "tls_cert" not in start(home, *TINY).stderr

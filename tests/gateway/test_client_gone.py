@@ -4,19 +4,20 @@ has one line, and what the client had read is proven byte for byte.
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from confide.gateway.lifecycle import InFlight
+from confide.gateway.outgoing import Outgoing
+from confide.gateway.pipeline import ChatCompletions
+from confide.gateway.wire import Connection, Receive, Scope, Send, connection_of
 from confide.store.base import Proof
-from gateway_app import ScriptedGateway, answering, chat, raw_post, serving_scripted, token
-from scripted import HANG, REPEAT, Script, sse_head
+from gateway_app import ScriptedGateway, answering, assert_receipted, chat, finish, raw_post, serving_scripted, token
+from scripted import CLOSE, HANG, LAST_CHUNK, REPEAT, Script, sse_head
 
 ABORT_WITHIN_S = 0.1
 SLOTS = 4
@@ -56,6 +57,11 @@ class RawClient:
         self._writer.transport.abort()
         return asyncio.get_running_loop().time()
 
+    def send_no_more(self) -> float:
+        """Close one direction of the connection; the loop time at which that was."""
+        self._writer.write_eof()
+        return asyncio.get_running_loop().time()
+
 
 @contextlib.asynccontextmanager
 async def client_of(gateway: ScriptedGateway) -> AsyncIterator[RawClient]:
@@ -91,18 +97,10 @@ async def assert_aborted(gateway: ScriptedGateway, left_at: float, n: int) -> No
     assert max(departure.at for departure in gateway.engine.departures) - left_at < ABORT_WITHIN_S
 
 
-def last_line(gateway: ScriptedGateway) -> dict[str, object]:
-    line: dict[str, object] = json.loads(gateway.log_text().splitlines()[-1])
-    return line
-
-
-def line_says(gateway: ScriptedGateway, **fields: object) -> bool:
-    line = last_line(gateway)
-    return {name: line[name] for name in fields} == fields
-
-
-async def proof_in_line(gateway: ScriptedGateway) -> Proof | None:
-    return await gateway.store.proof(str(last_line(gateway)["id"]), now=int(time.time()))
+def line_says(gateway: ScriptedGateway, *, has_receipt: bool | None = None, **fields: object) -> bool:
+    line = gateway.last_line()
+    is_receipt_right = has_receipt is None or (line["receipt"] is not None) is has_receipt
+    return is_receipt_right and {name: line[name] for name in fields} == fields
 
 
 def is_written(*texts: str, n: int) -> Callable[[bytes], bool]:
@@ -116,7 +114,7 @@ async def test_while_the_body_uploads(tmp_path: Path, stream: bool, n: int) -> N
             client.send(raw_post(body_of(stream, n))[:-10])
             await until(lambda: gateway.lifecycle.in_flight == 1)
         await assert_settled(gateway, 1)
-        assert line_says(gateway, outcome="client_closed", reason="nothing_sent", proof=False, status=None)
+        assert line_says(gateway, outcome="client_closed", reason="nothing_sent", has_receipt=False, status=None)
         assert not gateway.engine.requests
 
 
@@ -131,7 +129,7 @@ async def test_a_queued_request_never_reaches_the_engine(tmp_path: Path, stream:
             await until(lambda: gateway.slots.waiting == n)
             client.leave()
             assert await gateway.outcome(1) == "client_closed"
-        assert line_says(gateway, reason="nothing_sent", proof=False, status=None)
+        assert line_says(gateway, reason="nothing_sent", has_receipt=False, status=None)
         assert gateway.slots.waiting == 0
         gate.set()
         assert [(await each).status_code for each in held] == [200] * SLOTS
@@ -147,7 +145,9 @@ async def test_before_the_first_token(tmp_path: Path, script: Script, stream: bo
         await gateway.engine.asked(n)
         await assert_aborted(gateway, client.leave(), n)
         await assert_settled(gateway, 1)
-        assert line_says(gateway, outcome="client_closed", reason="nothing_sent", proof=False, status=None)
+        assert line_says(gateway, outcome="client_closed", reason=None, status=None)
+        receipt = await assert_receipted(gateway, b"", "client_closed")  # inference was given the prompt
+        assert receipt.members.chat_id is None
 
 
 @each_n
@@ -160,7 +160,9 @@ async def test_a_buffered_answer_half_made(tmp_path: Path, n: int) -> None:
             await asyncio.sleep(0)
         await assert_aborted(gateway, client.leave(), n)
         await assert_settled(gateway, 1)
-        assert line_says(gateway, outcome="client_closed", reason="nothing_sent", proof=False, status=None)
+        assert line_says(gateway, outcome="client_closed", reason=None, status=None)
+        receipt = await assert_receipted(gateway, b"", "client_closed")  # inference was given the prompt
+        assert receipt.members.chat_id is None
 
 
 @each_n
@@ -172,12 +174,8 @@ async def test_what_was_read_of_a_stream_is_proven(tmp_path: Path, n: int) -> No
         await client.read_until(is_written("one", "two", n=n))
         await assert_aborted(gateway, client.leave(), n)
         await assert_settled(gateway, 1)
-        assert line_says(gateway, outcome="client_closed", reason=None, proof=True, status=200)
-        proof = await proof_in_line(gateway)
-        assert proof is not None
-        assert proof.outcome == "client_closed"
-        assert proof.request_sha256 == hashlib.sha256(body).digest()
-        assert proof.response_sha256 == hashlib.sha256(client.received).digest()
+        assert line_says(gateway, outcome="client_closed", reason=None, has_receipt=True, status=200)
+        await assert_receipted(gateway, client.received, "client_closed", sent=body)
 
 
 @each_n
@@ -188,7 +186,7 @@ async def test_a_client_that_does_not_read_and_leaves(tmp_path: Path, n: int) ->
         await until(lambda: any(not connection.writable.is_set() for connection in gateway.engine.open))
         await assert_aborted(gateway, client.leave(), n)
         await assert_settled(gateway, 1)
-        assert line_says(gateway, outcome="client_closed", reason=None, proof=True)
+        assert line_says(gateway, outcome="client_closed", reason=None, has_receipt=True)
 
 
 @contextlib.contextmanager
@@ -217,6 +215,7 @@ async def test_during_the_commit_of_a_buffered_answer(tmp_path: Path, n: int) ->
             await until(lambda: entry.is_client_gone)
         await assert_settled(gateway, 1)
         assert line_says(gateway, outcome="client_closed", reason="left_before_the_answer")
+        await assert_receipted(gateway, b"", "client_closed")
 
 
 @each_n
@@ -230,8 +229,107 @@ async def test_during_the_commit_of_a_stream_the_proof_is_over_what_was_read(tmp
             client.leave()
             await until(lambda: entry.is_client_gone)
         await assert_settled(gateway, 1)
-        assert line_says(gateway, outcome="client_closed", reason=None, proof=True)
-        proof = await proof_in_line(gateway)
-        assert proof is not None
-        assert proof.outcome == "client_closed"
-        assert proof.response_sha256 == hashlib.sha256(client.received).digest()
+        assert line_says(gateway, outcome="client_closed", reason=None, has_receipt=True)
+        await assert_receipted(gateway, client.received, "client_closed")
+
+
+# The connection ends in the very moment before something is handed to the socket: nothing had a turn to notice.
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connection of each request for an answer, in order, as the service sees it."""
+    seen: list[Connection] = []
+    answer = ChatCompletions.__call__
+
+    async def noting(self: ChatCompletions, scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(connection_of(scope))
+        await answer(self, scope, receive, send)
+
+    monkeypatch.setattr(ChatCompletions, "__call__", noting)
+    return seen
+
+
+def lose_after_the_commit(
+    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
+) -> None:
+    commit = gateway.store.commit
+
+    async def committing(proof: Proof) -> None:
+        await commit(proof)
+        connections[-1].abort()
+
+    monkeypatch.setattr(gateway.store, "commit", committing)
+
+
+@each_n
+async def test_lost_between_the_commit_and_the_buffered_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: list[Connection], n: int
+) -> None:
+    async with serving_scripted(tmp_path, answering("Hi")) as gateway, client_of(gateway) as client:
+        lose_after_the_commit(gateway, monkeypatch, connections)
+        body = body_of(False, n)
+        client.send(raw_post(body))
+        await assert_settled(gateway, 1)
+        assert line_says(gateway, outcome="client_closed", reason="left_before_the_answer")
+        await assert_receipted(gateway, b"", "client_closed", sent=body)
+
+
+@each_n
+async def test_lost_between_the_commit_and_the_end_of_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: list[Connection], n: int
+) -> None:
+    async with serving_scripted(tmp_path, answering("one", "two")) as gateway, client_of(gateway) as client:
+        lose_after_the_commit(gateway, monkeypatch, connections)
+        body = body_of(True, n)
+        client.send(raw_post(body))
+        await client.read_until(lambda received: received.count(b'"finish_reason":"stop"') == n)
+        await assert_settled(gateway, 1)
+        assert line_says(gateway, outcome="client_closed", reason=None)
+        await assert_receipted(gateway, client.received, "client_closed", sent=body)
+
+
+async def test_lost_between_the_commit_and_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
+) -> None:
+    async with serving_scripted(tmp_path, [CLOSE]) as gateway, client_of(gateway) as client:
+        lose_after_the_commit(gateway, monkeypatch, connections)
+        client.send(raw_post(body_of(False, 1)))
+        await assert_settled(gateway, 1)
+        assert line_says(gateway, outcome="client_closed", reason="upstream_error")
+        await assert_receipted(gateway, b"", "client_closed")
+
+
+@each_n
+async def test_lost_before_a_frame_of_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: list[Connection], n: int
+) -> None:
+    write = Outgoing.write
+    script: Script = [sse_head(), token("one"), token("two"), token("three"), finish(), LAST_CHUNK]
+
+    async def losing(self: Outgoing, data: bytes) -> None:
+        if b'"two"' in data:
+            connections[-1].abort()
+        await write(self, data)
+
+    monkeypatch.setattr(Outgoing, "write", losing)
+    async with serving_scripted(tmp_path, script) as gateway, client_of(gateway) as client:
+        client.send(raw_post(body_of(True, n)))
+        with contextlib.suppress(asyncio.IncompleteReadError, ValueError, ConnectionError):
+            await client.read_until(lambda received: b'"two"' in received)
+        await assert_settled(gateway, 1)
+        assert b'"two"' not in client.received
+        assert line_says(gateway, outcome="client_closed", reason=None)
+        await assert_receipted(gateway, client.received, "client_closed")
+
+
+@each_n
+async def test_a_client_that_closes_its_sending_side_has_left(tmp_path: Path, n: int) -> None:
+    script: Script = [sse_head(), token("one"), HANG]
+    async with serving_scripted(tmp_path, script) as gateway, client_of(gateway) as client:
+        client.send(raw_post(body_of(True, n)))
+        await client.read_until(is_written("one", n=n))
+        await assert_aborted(gateway, client.send_no_more(), n)
+        await assert_settled(gateway, 1)
+        assert line_says(gateway, outcome="client_closed", reason=None)
+        await assert_receipted(gateway, client.received, "client_closed")

@@ -3,16 +3,25 @@ long ends as an error that is proven, never as if it were whole.
 """
 
 import asyncio
-import hashlib
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from gateway_app import ScriptedGateway, answering, chat, finish, raw_connection, raw_post, serving_scripted, token
+from confide.protocol.receipt import FORWARDED, parse_receipt
+from gateway_app import (
+    ScriptedGateway,
+    answering,
+    assert_receipted,
+    chat,
+    finish,
+    raw_connection,
+    raw_post,
+    serving_scripted,
+    token,
+)
 from scripted import HANG, LAST_CHUNK, REPEAT, Script, sse_head
 
 PATH = "/v1/chat/completions"
@@ -43,24 +52,18 @@ async def draining(gateway: ScriptedGateway, window_s: float) -> "asyncio.Task[N
     return task
 
 
-def last_line(gateway: ScriptedGateway) -> dict[str, object]:
-    line: dict[str, object] = json.loads(gateway.log_text().splitlines()[-1])
-    return line
-
-
-def assert_ended(gateway: ScriptedGateway, **fields: object) -> None:
+def assert_ended(gateway: ScriptedGateway, *, has_receipt: bool | None = None, **fields: object) -> None:
     """The drain is over, so the last request is: with one line, and nothing held."""
-    line = last_line(gateway)
+    line = gateway.last_line()
     assert {name: line[name] for name in fields} == fields
+    if has_receipt is not None:
+        assert (line["receipt"] is not None) is has_receipt
+    assert_held_nothing(gateway)
+
+
+def assert_held_nothing(gateway: ScriptedGateway) -> None:
     assert (gateway.slots.free, gateway.slots.waiting, gateway.channel.live) == (4, 0, 0)
     assert gateway.lifecycle.in_flight == 0
-
-
-async def assert_proven(gateway: ScriptedGateway, body: bytes, outcome: str) -> None:
-    proof = await gateway.store.proof(str(last_line(gateway)["id"]), now=int(time.time()))
-    assert proof is not None
-    assert proof.outcome == outcome
-    assert proof.response_sha256 == hashlib.sha256(body).digest()
 
 
 def assert_turned_away(answer: httpx2.Response) -> None:
@@ -102,10 +105,10 @@ async def test_what_runs_finishes_whole_and_what_is_new_is_turned_away(tmp_path:
         await drain
         assert answer.status_code == 200
         assert answer.content.count(b"two") == n
-        assert_ended(gateway, outcome="complete", reason=None, proof=True)
-        assert gateway.outcomes() == ["failed", "complete"]
+        assert_ended(gateway, outcome="complete", reason=None, has_receipt=True)
+        assert gateway.outcomes() == ["refused", "complete"]
         assert len(gateway.engine.requests) == n
-        await assert_proven(gateway, answer.content, "complete")
+        await assert_receipted(gateway, answer.content, "complete")
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -123,8 +126,8 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_that_is_proven(tm
         assert error_in_tail(body)["type"] == "service_unavailable"
         assert error_in_tail(body)["code"] == 503
         await gateway.engine.left(n)
-        assert_ended(gateway, outcome="truncated", reason="drain", proof=True, status=200)
-        await assert_proven(gateway, body, "truncated")
+        assert_ended(gateway, outcome="truncated", reason="drain", has_receipt=True, status=200)
+        await assert_receipted(gateway, body, "truncated")
 
 
 @matrix
@@ -133,9 +136,11 @@ async def test_what_has_sent_nothing_when_the_window_ends_is_a_503(tmp_path: Pat
         running = ask(gateway, stream=stream, n=n)
         await gateway.engine.asked(n)
         await (await draining(gateway, OVER))
-        assert_turned_away(await running)
+        answer = await running
+        assert_turned_away(answer)
         await gateway.engine.left(n)
-        assert_ended(gateway, outcome="failed", reason="drain", proof=False, status=503)
+        assert_ended(gateway, outcome="failed", reason="drain", status=503)
+        await assert_receipted(gateway, answer.content, "failed")
 
 
 async def test_who_waits_in_the_queue_when_the_window_ends_never_starts(tmp_path: Path) -> None:
@@ -147,8 +152,11 @@ async def test_who_waits_in_the_queue_when_the_window_ends_never_starts(tmp_path
         await (await draining(gateway, OVER))
         for each in (*running, waiting):
             assert_turned_away(await each)
-        assert_ended(gateway, outcome="failed", reason="drain")
-        assert gateway.outcomes() == ["failed"] * 5
+        assert sorted(gateway.outcomes()) == ["failed"] * 4 + ["refused"]
+        assert_held_nothing(gateway)
+        receipt = await gateway.client.get(f"/v1/aci/receipts/{(await waiting).headers['x-receipt-id']}")
+        assert parse_receipt(receipt.content).outcome == "refused"
+        assert parse_receipt(receipt.content).body_hash(FORWARDED) is None
         assert len(gateway.engine.requests) == 4
 
 
@@ -158,7 +166,7 @@ async def test_an_upload_that_takes_too_long_is_a_503(tmp_path: Path) -> None:
         await until(lambda: gateway.lifecycle.in_flight == 1)
         await (await draining(gateway, OVER))
         assert (await client.answer()).status == 503
-        assert_ended(gateway, outcome="failed", reason="drain", proof=False, status=503)
+        assert_ended(gateway, outcome="refused", reason="drain", has_receipt=False, status=503)
 
 
 async def test_an_upload_that_ends_within_the_window_is_answered(tmp_path: Path) -> None:
@@ -170,11 +178,11 @@ async def test_an_upload_that_ends_within_the_window_is_answered(tmp_path: Path)
         await client.send(request[-5:])
         assert (await client.answer()).status == 200
         await drain
-        assert_ended(gateway, outcome="complete", proof=True)
+        assert_ended(gateway, outcome="complete", has_receipt=True)
 
 
 async def test_a_slow_reader_is_cut_off_after_exactly_the_bytes_that_are_proven(tmp_path: Path) -> None:
-    """The stop finds its stream inside a write that waits: that frame was not handed over and is not in the proof."""
+    """The stop finds its stream inside a write that waits: that frame was not handed over and is not in the receipt."""
     script: Script = [sse_head(), REPEAT, token("x" * 4000)]
     body = json.dumps(chat(stream=True)).encode()
     async with serving_scripted(tmp_path, script) as gateway, raw_connection(gateway.url) as client:
@@ -185,8 +193,8 @@ async def test_a_slow_reader_is_cut_off_after_exactly_the_bytes_that_are_proven(
         answer = await client.answer()
         await drain
         assert error_in_tail(answer.body)["code"] == 503
-        assert_ended(gateway, outcome="truncated", reason="drain", proof=True)
-        await assert_proven(gateway, answer.body, "truncated")
+        assert_ended(gateway, outcome="truncated", reason="drain", has_receipt=True)
+        await assert_receipted(gateway, answer.body, "truncated")
 
 
 async def test_the_client_leaves_while_the_service_drains(tmp_path: Path) -> None:
@@ -195,4 +203,4 @@ async def test_the_client_leaves_while_the_service_drains(tmp_path: Path) -> Non
             await anext(answer.aiter_raw())
             drain = await draining(gateway, WINDOW_S)
         await drain
-        assert_ended(gateway, outcome="client_closed", reason=None, proof=True)
+        assert_ended(gateway, outcome="client_closed", reason=None, has_receipt=True)

@@ -3,9 +3,7 @@ is proven; and that nothing stays behind.
 """
 
 import asyncio
-import hashlib
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +11,11 @@ import httpx2
 import pytest
 
 from confide.config import Config, Limits, Model, Server
+from confide.protocol.receipt import Outcome
 from confide.protocol.sse import DONE, KEEP_ALIVE
 from confide.upstream.channel import Exchange, Timeouts
 from confide.upstream.kinds.chunks import ChunkEncoder
-from gateway_app import MODEL, ScriptedGateway, answering, chat, finish, serving_scripted, token
+from gateway_app import MODEL, ScriptedGateway, answering, assert_receipted, chat, finish, serving_scripted, token
 from scripted import CLOSE, HANG, LAST_CHUNK, RESET, Script, response, sse_head
 
 SLOTS = 4
@@ -35,26 +34,27 @@ async def ask(gateway: ScriptedGateway, **members: object) -> httpx2.Response:
     return await gateway.client.post("/v1/chat/completions", json=chat("Hello", **members))
 
 
-def last_line(gateway: ScriptedGateway) -> dict[str, object]:
-    line: dict[str, object] = json.loads(gateway.log_text().splitlines()[-1])
-    return line
-
-
-async def assert_ended(gateway: ScriptedGateway, requests: int = 1, **fields: object) -> None:
+async def assert_ended(
+    gateway: ScriptedGateway, requests: int = 1, *, has_receipt: bool | None = None, **fields: object
+) -> None:
     """So many requests are over, with one line each, the last with these fields; nothing is held."""
     await gateway.outcome(requests)
-    line = last_line(gateway)
+    line = gateway.last_line()
     assert {name: line[name] for name in fields} == fields
+    if has_receipt is not None:
+        assert (line["receipt"] is not None) is has_receipt
     assert len(gateway.outcomes()) == requests
     assert (gateway.slots.free, gateway.slots.waiting, gateway.channel.live) == (SLOTS, 0, 0)
     assert gateway.lifecycle.in_flight == 0
 
 
-async def assert_proven(gateway: ScriptedGateway, body: bytes, outcome: str) -> None:
-    proof = await gateway.store.proof(str(last_line(gateway)["id"]), now=int(time.time()))
-    assert proof is not None
-    assert proof.outcome == outcome
-    assert proof.response_sha256 == hashlib.sha256(body).digest()
+async def assert_error_receipted(
+    gateway: ScriptedGateway, answer: httpx2.Response, outcome: Outcome = "failed", *, is_forwarded: bool = True
+) -> None:
+    """The error was answered with the id of a receipt over its body; it named no chat id."""
+    receipt = await assert_receipted(gateway, answer.content, outcome, is_forwarded=is_forwarded)
+    assert answer.headers["x-receipt-id"] == receipt.members.receipt_id
+    assert receipt.members.chat_id is None
 
 
 def error_of(answer: httpx2.Response) -> dict[str, object]:
@@ -80,8 +80,9 @@ async def test_a_whole_answer(tmp_path: Path, stream: bool, n: int) -> None:
     async with serving_scripted(tmp_path, answering("one", "two")) as gateway:
         answer = await ask(gateway, stream=stream, n=n)
         assert answer.status_code == 200
-        await assert_ended(gateway, outcome="complete", reason=None, proof=True, status=200, stream=stream)
-        await assert_proven(gateway, answer.content, "complete")
+        await assert_ended(gateway, outcome="complete", reason=None, status=200, stream=stream)
+        assert answer.headers["x-receipt-id"] == gateway.last_line()["receipt"]
+        await assert_receipted(gateway, answer.content, "complete")
 
 
 Failure = tuple[Script, int, str]
@@ -120,7 +121,8 @@ async def test_the_engine_fails_before_its_first_token(
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/json"
         assert error_of(answer)["type"] == type_
-        await assert_ended(gateway, outcome="failed", reason=type_, proof=False, status=status)
+        await assert_ended(gateway, outcome="failed", reason=type_, status=status)
+        await assert_error_receipted(gateway, answer)
 
 
 @each_n
@@ -133,8 +135,8 @@ async def test_the_engine_fails_within_a_stream(
         assert answer.status_code == 200
         assert b'"content":"one"' in answer.content
         assert_ends_with_error(answer.content, type_, status)
-        await assert_ended(gateway, outcome="truncated", reason=type_, proof=True, status=200)
-        await assert_proven(gateway, answer.content, "truncated")
+        await assert_ended(gateway, outcome="truncated", reason=type_, has_receipt=True, status=200)
+        await assert_receipted(gateway, answer.content, "truncated")
 
 
 @each_n
@@ -147,7 +149,8 @@ async def test_half_a_buffered_answer_is_never_given_for_a_whole_one(
         assert answer.status_code == status
         assert error_of(answer)["type"] == type_
         assert b"one" not in answer.content
-        await assert_ended(gateway, outcome="failed", reason=type_, proof=False, status=status)
+        await assert_ended(gateway, outcome="failed", reason=type_, status=status)
+        await assert_error_receipted(gateway, answer)
 
 
 async def test_one_choice_fails_and_the_other_is_stopped(tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ async def test_one_choice_fails_and_the_other_is_stopped(tmp_path: Path) -> None
         answer = await ask(gateway, stream=True, n=2)
         assert_ends_with_error(answer.content, "upstream_error", 502)
         await gateway.engine.left(1)
-        await assert_ended(gateway, outcome="truncated", proof=True)
+        await assert_ended(gateway, outcome="truncated", has_receipt=True)
 
 
 @matrix
@@ -166,7 +169,8 @@ async def test_the_engine_cannot_be_reached(tmp_path: Path, stream: bool, n: int
         answer = await ask(gateway, stream=stream, n=n)
         assert answer.status_code == 502
         assert error_of(answer)["type"] == "upstream_error"
-        await assert_ended(gateway, outcome="failed", reason="upstream_error", proof=False)
+        await assert_ended(gateway, outcome="failed", reason="upstream_error")
+        await assert_error_receipted(gateway, answer)
 
 
 @matrix
@@ -177,7 +181,8 @@ async def test_the_engine_is_not_ready(tmp_path: Path, stream: bool, n: int) -> 
         assert answer.status_code == 503
         assert error_of(answer)["type"] == "service_unavailable"
         assert int(answer.headers["retry-after"]) > 0
-        await assert_ended(gateway, outcome="failed", reason="service_unavailable", proof=False)
+        await assert_ended(gateway, outcome="refused", reason="service_unavailable")
+        await assert_error_receipted(gateway, answer, "refused", is_forwarded=False)
         assert not gateway.engine.requests
         gateway.switch.is_ready = True
         assert (await ask(gateway, stream=stream, n=n)).status_code == 200
@@ -199,7 +204,8 @@ async def test_a_refusal(tmp_path: Path, body: bytes, headers: dict[str, str], s
     async with serving_scripted(tmp_path, answering("Hi"), config=config) as gateway:
         answer = await gateway.client.post("/v1/chat/completions", content=body, headers=headers)
         assert answer.status_code == status
-        await assert_ended(gateway, outcome="refused", reason=reason, proof=False, status=status)
+        await assert_ended(gateway, outcome="refused", reason=reason, has_receipt=False, status=status)
+        assert "x-receipt-id" not in answer.headers
         assert not gateway.engine.requests
 
 
@@ -208,38 +214,7 @@ async def test_a_request_without_its_key_is_refused(tmp_path: Path) -> None:
         gateway.store.create_key("somebody")
         await gateway.authenticator.refresh()
         assert (await ask(gateway)).status_code == 401
-        await assert_ended(gateway, outcome="refused", reason="authentication_error", proof=False, key_id=None)
-
-
-@pytest.mark.parametrize(
-    ("member", "value", "param"),
-    [
-        ("aci_verified", True, "provider.aci_verified"),
-        ("aci_verified", 0, "provider.aci_verified"),
-        ("aci_verified", "false", "provider.aci_verified"),
-        ("aci_session_ids", ["ab" * 32], "provider.aci_session_ids"),
-        ("aci_session_ids", None, "provider.aci_session_ids"),
-        ("aci_new_constraint", 1, "provider.aci_new_constraint"),
-        ("aci_My own words", 1, "provider"),
-    ],
-)
-async def test_a_serving_constraint_is_refused_and_never_ignored(
-    tmp_path: Path, member: str, value: object, param: str
-) -> None:
-    async with serving_scripted(tmp_path, answering("Hi")) as gateway:
-        answer = await ask(gateway, provider={"aci_verified": False, member: value})
-        assert answer.status_code == 400
-        assert error_of(answer)["param"] == param
-        assert "cannot honour serving constraints" in str(error_of(answer)["message"])
-        assert not gateway.engine.requests
-
-
-@pytest.mark.parametrize(
-    "provider", [None, {}, {"aci_verified": False}, {"aci_verified": None}, {"order": ["a"], "zdr": True}]
-)
-async def test_a_provider_that_asks_for_nothing_is_served(tmp_path: Path, provider: object) -> None:
-    async with serving_scripted(tmp_path, answering("Hi")) as gateway:
-        assert (await ask(gateway, provider=provider)).status_code == 200
+        await assert_ended(gateway, outcome="refused", reason="authentication_error", has_receipt=False, key_id=None)
 
 
 class Bug(Exception):
@@ -262,7 +237,8 @@ async def test_a_fault_of_ours_is_a_500(tmp_path: Path, monkeypatch: pytest.Monk
         answer = await ask(gateway, stream=stream, n=n)
         assert answer.status_code == 500
         assert error_of(answer) == error_of(answer) | {"type": "internal_error", "code": None, "param": None}
-        await assert_ended(gateway, outcome="failed", reason="internal_error", proof=False)
+        await assert_ended(gateway, outcome="failed", reason="internal_error")
+        await assert_error_receipted(gateway, answer)
         assert_logged_by_type_only(gateway)
 
 
@@ -278,8 +254,8 @@ async def test_a_fault_of_ours_within_a_stream_is_its_tail(tmp_path: Path, monke
         answer = await ask(gateway, stream=True)
         assert_ends_with_error(answer.content, "internal_error", 500)
         await gateway.engine.left(1)
-        await assert_ended(gateway, outcome="truncated", reason="internal_error", proof=True)
-        await assert_proven(gateway, answer.content, "truncated")
+        await assert_ended(gateway, outcome="truncated", reason="internal_error", has_receipt=True)
+        await assert_receipted(gateway, answer.content, "truncated")
         assert_logged_by_type_only(gateway)
 
 
@@ -295,7 +271,7 @@ async def test_a_fault_of_the_store_leaves_no_whole_answer(
         else:
             assert (answer.status_code, error_of(answer)["type"]) == (500, "internal_error")
         outcome = "truncated" if stream else "failed"
-        await assert_ended(gateway, outcome=outcome, reason="internal_error", proof=False)
+        await assert_ended(gateway, outcome=outcome, reason="internal_error", has_receipt=False)
         assert_logged_by_type_only(gateway)
 
 
@@ -307,7 +283,7 @@ async def test_the_server_is_torn_down(tmp_path: Path) -> None:
         entry._task.cancel()  # as the server does with what outlives its own shutdown
         assert (await asking).status_code == 500
         await gateway.engine.left(1)
-        await assert_ended(gateway, outcome="failed", reason="torn_down", proof=False)
+        await assert_ended(gateway, outcome="failed", reason="torn_down", has_receipt=False)
 
 
 def commenting(every_s: float, **limits: float) -> Config:
@@ -331,8 +307,8 @@ async def test_comments_while_the_model_thinks_are_part_of_what_is_proven(tmp_pa
                 gate.set()
         assert body.startswith(KEEP_ALIVE * 3)
         assert body.endswith(DONE)
-        await assert_ended(gateway, outcome="complete", proof=True)
-        await assert_proven(gateway, body, "complete")
+        await assert_ended(gateway, outcome="complete", has_receipt=True)
+        await assert_receipted(gateway, body, "complete")
 
 
 async def test_comments_between_frames(tmp_path: Path) -> None:
@@ -347,7 +323,7 @@ async def test_comments_between_frames(tmp_path: Path) -> None:
                     gate.set()
         assert events(body.replace(KEEP_ALIVE, b""))[-1] == b"[DONE]"
         await assert_ended(gateway, outcome="complete")
-        await assert_proven(gateway, body, "complete")
+        await assert_receipted(gateway, body, "complete")
 
 
 async def test_comments_while_it_waits_for_a_slot_and_an_error_tail_when_none_comes(tmp_path: Path) -> None:
@@ -359,8 +335,8 @@ async def test_comments_while_it_waits_for_a_slot_and_an_error_tail_when_none_co
         assert answer.status_code == 200
         assert answer.content.startswith(KEEP_ALIVE)
         assert_ends_with_error(answer.content, "service_unavailable", 503)
-        assert last_line(gateway)["outcome"] == "truncated"
-        await assert_proven(gateway, answer.content, "truncated")
+        assert gateway.last_line()["outcome"] == "truncated"
+        await assert_receipted(gateway, answer.content, "truncated", is_forwarded=False)
         for each in held:
             each.cancel()
         await gateway.engine.left(SLOTS)
@@ -377,8 +353,8 @@ async def test_a_failure_after_a_comment_is_an_error_tail(tmp_path: Path) -> Non
         assert answer.status_code == 200
         assert body.startswith(KEEP_ALIVE)
         assert_ends_with_error(body, "upstream_error", 502)
-        await assert_ended(gateway, outcome="truncated", reason="upstream_error", proof=True)
-        await assert_proven(gateway, body, "truncated")
+        await assert_ended(gateway, outcome="truncated", reason="upstream_error", has_receipt=True)
+        await assert_receipted(gateway, body, "truncated")
 
 
 async def test_a_refusal_and_a_buffered_answer_know_no_comments(tmp_path: Path) -> None:
@@ -399,4 +375,4 @@ async def test_the_client_leaves_among_comments(tmp_path: Path) -> None:
         async with gateway.client.stream("POST", "/v1/chat/completions", json=chat("Hello", stream=True)) as answer:
             await anext(answer.aiter_raw())
         await gateway.engine.left(1)
-        await assert_ended(gateway, outcome="client_closed", proof=True)
+        await assert_ended(gateway, outcome="client_closed", has_receipt=True)

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from confide.config import Config, Engine, Limits, Model
-from gateway_app import MODEL, ScriptedGateway, answering, chat, serving_scripted
+from gateway_app import MODEL, ScriptedGateway, answering, assert_receipted, chat, serving_scripted
 
 SLOTS = 4
 MODELS = (Model(id=MODEL, upstream_model="scripted"),)
@@ -88,6 +88,8 @@ async def test_a_full_queue_is_a_429_that_says_when_to_come_back(tmp_path: Path,
         assert error_of(refused)["code"] == "rate_limit_exceeded"
         assert int(refused.headers["retry-after"]) > 0
         assert gateway.outcomes() == ["refused"]
+        receipt = await assert_receipted(gateway, refused.content, "refused", is_forwarded=False)
+        assert refused.headers["x-receipt-id"] == receipt.members.receipt_id
         await service.release()
         assert [(await each).status_code for each in waiting] == [200, 200]
         assert "third" not in prompts(gateway)
@@ -101,7 +103,9 @@ async def test_who_waited_too_long_is_told_503_and_never_starts(tmp_path: Path, 
         assert late.status_code == 503
         assert error_of(late)["type"] == "service_unavailable"
         assert int(late.headers["retry-after"]) > 0
-        assert service.gateway.outcomes() == ["failed"]
+        assert service.gateway.outcomes() == ["refused"]
+        receipt = await assert_receipted(service.gateway, late.content, "refused", is_forwarded=False)
+        assert late.headers["x-receipt-id"] == receipt.members.receipt_id
         assert service.gateway.slots.waiting == 0
         await service.release()
         assert "late" not in prompts(service.gateway)

@@ -32,20 +32,16 @@ async def ask(gateway: ScriptedGateway, **members: object) -> httpx2.Response:
     return await gateway.client.post(PATH, json=chat("Hello", **members))
 
 
-def last_line(gateway: ScriptedGateway) -> dict[str, object]:
-    line: dict[str, object] = json.loads(gateway.log_text().splitlines()[-1])
-    return line
-
-
-async def assert_ended(gateway: ScriptedGateway, requests: int, **fields: object) -> None:
+async def assert_ended(gateway: ScriptedGateway, requests: int, *, has_receipt: bool, **fields: object) -> None:
     await gateway.outcome(requests)
-    line = last_line(gateway)
+    line = gateway.last_line()
     assert {name: line[name] for name in fields} == fields
+    assert (line["receipt"] is not None) is has_receipt
     assert (gateway.slots.free, gateway.channel.live, gateway.lifecycle.in_flight) == (4, 0, 0)
 
 
 async def has_signature(gateway: ScriptedGateway) -> bool:
-    answer = await gateway.client.get(f"/v1/signature/{last_line(gateway)['id']}")
+    answer = await gateway.client.get(f"/v1/signature/{gateway.last_line()['id']}")
     return answer.status_code == 200
 
 
@@ -62,7 +58,7 @@ async def assert_recovered(gateway: ScriptedGateway, requests: int) -> None:
     for stream in (False, True):
         requests += 1
         assert (await ask(gateway, stream=stream)).content.count(b"Hi") == 1
-        await assert_ended(gateway, requests, outcome="complete", reason=None, proof=True)
+        await assert_ended(gateway, requests, outcome="complete", reason=None, has_receipt=True)
         assert await has_signature(gateway)
 
 
@@ -77,7 +73,7 @@ async def test_a_buffered_answer_is_withheld(tmp_path: Path, n: int) -> None:
         assert int(answer.headers["retry-after"]) > 0
         assert b"the answer" not in answer.content
         assert str(tmp_path).encode() not in answer.content
-        await assert_ended(gateway, 2, outcome="failed", reason="store", proof=False, status=503)
+        await assert_ended(gateway, 2, outcome="failed", reason="store", has_receipt=False, status=503)
         assert not await has_signature(gateway)
         await assert_recovered(gateway, 2)
 
@@ -91,7 +87,7 @@ async def test_a_stream_does_not_end_as_if_it_were_whole(tmp_path: Path, n: int)
         assert answer.content.count(b"two") == n
         assert error_in_tail(answer.content)["code"] == 503
         assert answer.content.count(b"[DONE]") == 1
-        await assert_ended(gateway, 2, outcome="truncated", reason="store", proof=False, status=200)
+        await assert_ended(gateway, 2, outcome="truncated", reason="store", has_receipt=False, status=200)
         assert not await has_signature(gateway)
         await assert_recovered(gateway, 2)
 
@@ -103,7 +99,7 @@ async def test_a_stream_that_broke_tells_so_also_without_a_proof(tmp_path: Path)
         with full_disk(tmp_path):
             answer = await ask(gateway, stream=True)
         assert error_in_tail(answer.content)["code"] == 503
-        await assert_ended(gateway, 2, outcome="truncated", reason="store", proof=False)
+        await assert_ended(gateway, 2, outcome="truncated", reason="store", has_receipt=False)
         await assert_recovered(gateway, 2)
 
 
@@ -115,7 +111,7 @@ async def test_a_client_that_left_is_still_logged_as_one_that_left(tmp_path: Pat
             async with gateway.client.stream("POST", PATH, json=chat("Hello", stream=True)) as answer:
                 await anext(answer.aiter_raw())
             await gateway.engine.left(1)
-            await assert_ended(gateway, 2, outcome="client_closed", reason="store", proof=False)
+            await assert_ended(gateway, 2, outcome="client_closed", reason="store", has_receipt=False)
         await assert_recovered(gateway, 2)
 
 

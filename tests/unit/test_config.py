@@ -11,6 +11,7 @@ from confide.errors import ConfigError
 
 MODEL = '[[model]]\nid = "a"\nupstream_model = "x"\n'
 LEAVES_OUT = '[[model]]\nid = "a"\n'
+ATTESTED = "[server]\ntls = 'attested'\n"
 TLS = "[server]\ntls_cert = '{0}'\ntls_key = '{0}'"
 
 
@@ -60,6 +61,21 @@ def test_variables_are_numbers_booleans_or_text(file: Path) -> None:
     assert (server.remote_images, server.drain_s, server.host) == (True, 2.5, "a")
 
 
+def test_attested_tls_needs_no_files_and_takes_a_chain_and_a_host(file: Path) -> None:
+    assert load(file, ATTESTED).server.tls_cert is None
+    server = load(file, ATTESTED + "tls_cert = 'chain.pem'\ndomain = 'api.example.com'").server
+    assert (server.tls, server.tls_cert, server.domain) == ("attested", "chain.pem", "api.example.com")
+
+
+def test_the_build_may_say_what_it_was_made_from(file: Path) -> None:
+    commit, image = "ab" * 32, "sha256:" + "cd" * 32
+    url, provenance = "https://git.example.com/a/confide.git", "https://git.example.com/slsa?v=1#x"
+    text = f"[source]\nrepo_url = '{url}'\nimage_provenance = '{provenance}'"
+    source = load(file, text, CONFIDE_SOURCE_REPO_COMMIT=commit, CONFIDE_SOURCE_IMAGE_DIGEST=image).source
+    assert (source.repo_url, source.repo_commit) == (url, commit)
+    assert (source.image_digest, source.image_provenance) == (image, provenance)
+
+
 def test_text_that_looks_like_a_date_is_text(file: Path) -> None:
     assert (
         load(file, "", CONFIDE_SERVER_TLS_CERT="2026-01-01", CONFIDE_SERVER_TLS_KEY="k").server.tls_cert == "2026-01-01"
@@ -81,7 +97,7 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, tls_cert"]),
+        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, tls, tls_cert"]),
         ("[sever]", ["unknown key 'sever'", "server, attester"]),
         (MODEL + "pricing = { input = 1 }", ["[[model]] number 1, pricing", "'input'", "prompt, completion"]),
         ("server = 3", ["[server]", "expected a table, got a whole number"]),
@@ -105,6 +121,28 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone
         (MODEL + "pricing = { prompt = 'free' }", ["pricing.prompt", "decimal number"]),
         ("[server]\ntls_cert = 'c.pem'", ["tls_cert and tls_key", "both or neither"]),
         ("[server]\ntls_key = 'k.pem'", ["tls_cert and tls_key", "both or neither"]),
+        ("[server]\ntls = 'acme'", ["[server] tls", "'acme'", "files, attested"]),
+        (
+            "[server]\ntls = 'attested'\ntls_key = 'k.pem'",
+            ["[server] tls_key", 'tls = "attested"', "the attester makes"],
+        ),
+        ("[server]\ndomain = 'api.example.com'", ["[server] domain", 'tls is not "attested"']),
+        (ATTESTED + "domain = 'API.example.com'", ["[server] domain", "a host name in lower case"]),
+        (ATTESTED + "domain = 'api.example.com:443'", ["[server] domain", "a host name in lower case"]),
+        (ATTESTED + "domain = 'api..example'", ["[server] domain", "a host name in lower case"]),
+        (ATTESTED + "domain = ''", ["[server] domain", "a host name in lower case"]),
+        (ATTESTED + "domain = 'a.example\\n'", ["[server] domain", "a host name in lower case"]),
+        (f"{ATTESTED}domain = '{'a.' * 127}a'", ["[server] domain", "a host name in lower case"]),
+        ("[attester]\nkeyset_lifetime_s = 9", ["[attester] keyset_lifetime_s", ">= 10"]),
+        ("[attester]\nkeyset_lifetime_s = 31622401", ["[attester] keyset_lifetime_s", "<= 31622400"]),
+        ("[attester]\nkeyset_lifetime_s = 10.5", ["[attester] keyset_lifetime_s", "a whole number"]),
+        ("[source]\nrepo_commit = 'main'", ["[source] repo_commit", "a full commit"]),
+        (f"[source]\nrepo_commit = '{'a' * 39}'", ["[source] repo_commit", "a full commit"]),
+        (f"[source]\nrepo_commit = '{'A' * 40}'", ["[source] repo_commit", "lower case"]),
+        (f"[source]\nimage_digest = '{'a' * 64}'", ["[source] image_digest", "sha256: and 64 hex digits"]),
+        ("[source]\nrepo_url = ''", ["[source] repo_url", "length >= 1"]),
+        ("[source]\nrepo_url = 'a b'", ["[source] repo_url", "in ASCII without spaces"]),
+        ("[source]\nrepo = 'x'", ["[source]", "unknown key 'repo'", "repo_url, repo_commit"]),
         ("model = []", ["[[model]]", "at least one"]),
         (MODEL + "aliases = ['b', 'b']", ["[[model]] b", "given twice"]),
         (MODEL + "aliases = ['a']", ["[[model]] a", "given twice"]),

@@ -6,23 +6,32 @@ record is sealed with a key of this instance when the exchange ends, and a recor
 signed.
 """
 
+import datetime
 import hmac
+import ipaddress
 import os
-import secrets
-import stat
+import ssl
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
 from typing import NoReturn, Self
 
 from coincurve import PrivateKey
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from confide.errors import ConfigError
 from confide.protocol.signature import SECP256K1_ORDER, V_OFFSET, Algo, eip191_digest, ethereum_address
 
 SEED_BYTES = 32
+CHAIN_REMEDY = "Have a certificate issued for the request that `confide tls csr` prints, and name that chain."
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 class LegacyKeys:
@@ -95,78 +104,159 @@ def expand(seed: bytes, label: bytes, length: int) -> bytes:
     return HKDF(SHA256(), length, salt=None, info=b"confide/v1/" + label).derive(seed)
 
 
-def load_seed(directory: Path) -> bytes:
-    """The 32-byte seed of the SIMULATED TEE in `directory` (`<home>/simulator`), made on first use.
+class ReceiptSigner:
+    """The key that signs the receipts of one epoch (wire contract 7.1, 7.6)."""
 
-    The directory is 0700 and the file 0600. Processes that start together agree: one makes the seed, all read it.
-    Raises ConfigError on a wrong length, loose permissions or a failing disk.
-    """
-    path = directory / "seed"
-    try:
-        make_private(directory)
-        if not path.exists():
-            create_seed(path)
-        return read_seed(path)
-    except OSError as error:
-        raise ConfigError(
-            f"the seed of the simulated TEE {path} cannot be used: {error.strerror}",
-            remedy="Set CONFIDE_HOME to a directory on a local disk that this user may write.",
-        ) from error
+    __slots__ = ("_key", "key_id", "public_key_hex")
 
+    def __init__(self, key_id: str, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.key_id = key_id
+        self.public_key_hex = key.public_key().public_bytes_raw().hex()
 
-def make_private(directory: Path) -> None:
-    """Create the directory as 0700, or require that it is no looser. Raises ConfigError or OSError."""
-    if not directory.exists():
-        directory.mkdir(mode=0o700, exist_ok=True)
-        fsync_directory(directory.parent)
-    refuse_loose(directory, directory.stat().st_mode, "700")
+    def sign(self, data: bytes) -> bytes:
+        """An Ed25519 signature (RFC 8032), 64 bytes."""
+        return self._key.sign(data)
+
+    def __repr__(self) -> str:
+        return f"<ReceiptSigner {self.key_id} {self.public_key_hex}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("ReceiptSigner cannot be copied or pickled: private keys stay in the object that holds them")
 
 
-def create_seed(path: Path) -> None:
-    """Put a whole seed at `path`, or leave the one that another process put there first."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(SEED_BYTES))
-            file.flush()
-            os.fsync(descriptor)
-        # A link appears whole or not at all, and unlike a rename it never replaces the seed of a faster process.
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # the other process won; its seed is read
-    finally:
-        draft.unlink()
-    fsync_directory(path.parent)
+class TlsKey:
+    """The key that TLS is served with where it means something: P-256, the same through all epochs."""
 
+    __slots__ = ("_key", "spki_sha256")
 
-def read_seed(path: Path) -> bytes:
-    """The seed, from a file that nobody else can read. Raises ConfigError or OSError."""
-    with path.open("rb") as file:
-        refuse_loose(path, os.fstat(file.fileno()).st_mode, "600")
-        seed = file.read(SEED_BYTES + 1)
-    if len(seed) != SEED_BYTES:
-        size = "more than 32" if len(seed) > SEED_BYTES else len(seed)
-        raise ConfigError(
-            f"the seed of the simulated TEE {path} has a wrong length: got {size} bytes, expected {SEED_BYTES}",
-            remedy=f"Restore {path}, or delete it: the next start makes new keys and a new root.",
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self.spki_sha256 = spki_sha256(key.public_key())
+
+    def self_signed(self, names: Sequence[str], now: int) -> bytes:
+        """A certificate (PEM) for these host names and addresses, signed by the key itself: whoever pins the key needs
+        no authority. Good from a day before `now` (Unix seconds), for clocks behind ours, for ten years.
+        """
+        begins = datetime.datetime.fromtimestamp(now, datetime.UTC) - datetime.timedelta(days=1)
+        subject = common_name(names[0] if names else "confide")
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begins)
+            .not_valid_after(begins + datetime.timedelta(days=3650))
+            # An authority for itself alone, so that a client can also be given this certificate as the one to trust.
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         )
-    return seed
+        if names:
+            builder = builder.add_extension(alternative_names(names), critical=False)
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+    def request(self, names: Sequence[str]) -> bytes:
+        """A certificate signing request (PEM) for these names, first one as the common name."""
+        builder = x509.CertificateSigningRequestBuilder().subject_name(common_name(names[0]))
+        builder = builder.add_extension(alternative_names(names), critical=False)
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+    def load_into(self, context: ssl.SSLContext, *, chain_pem: bytes) -> None:
+        """Serve with this key and this chain, leaf first. Raises ConfigError when the leaf is another key's.
+
+        The key passes through a file without a name: the standard library loads keys from files alone.
+        """
+        require_leaf(chain_pem, self.spki_sha256)
+        key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        with nameless_file(chain_pem + key) as path:
+            try:
+                context.load_cert_chain(path)
+            except ssl.SSLError as error:
+                reason = (error.reason or "not PEM").replace("_", " ").lower()
+                raise ConfigError(f"[server] tls_cert: cannot be used: {reason}", remedy=CHAIN_REMEDY) from error
+
+    def __repr__(self) -> str:
+        return f"<TlsKey {self.spki_sha256.hex()}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("TlsKey cannot be copied or pickled: private keys stay in the object that holds them")
 
 
-def refuse_loose(path: Path, mode: int, allowed: str) -> None:
-    """ConfigError when anyone but the owner has a permission on `path`. `allowed`: the octal mode to set."""
-    if stat.S_IMODE(mode) & 0o077:
+class WorkloadKeys:
+    """The keys of the keyset, by role, from one 32-byte seed. Each role has labels of its own, so no key has two."""
+
+    __slots__ = ("_seed", "tls")
+
+    def __init__(self, seed: bytes, tls: TlsKey) -> None:
+        self._seed = seed
+        self.tls = tls
+
+    @classmethod
+    def derive(cls, seed: bytes) -> Self:
+        """The same keys from the same seed, on every start. Raises ValueError on another length."""
+        if len(seed) != SEED_BYTES:
+            raise ValueError(f"a seed of {SEED_BYTES} bytes expected, got {len(seed)}")
+        scalar = int.from_bytes(expand(seed, b"tls p-256", 48), "big") % (P256_ORDER - 1) + 1
+        return cls(seed, TlsKey(ec.derive_private_key(scalar, ec.SECP256R1())))
+
+    def receipt(self, epoch: int) -> ReceiptSigner:
+        """The key that signs receipts in this epoch; `key_id` is `receipt-` and its number."""
+        key = Ed25519PrivateKey.from_private_bytes(expand(self._seed, b"receipt ed25519/%d" % epoch, 32))
+        return ReceiptSigner(f"receipt-{epoch}", key)
+
+    def __repr__(self) -> str:
+        return f"<WorkloadKeys {self.tls}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("WorkloadKeys cannot be copied or pickled: private keys stay in the object that holds them")
+
+
+def spki_sha256(key: ec.EllipticCurvePublicKey) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo in DER, 32 bytes (wire contract 7.1)."""
+    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+
+
+def alternative_names(names: Sequence[str]) -> x509.SubjectAlternativeName:
+    """Addresses as addresses, the rest as DNS names."""
+    return x509.SubjectAlternativeName([alternative_name(name) for name in names])
+
+
+def alternative_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def require_leaf(chain_pem: bytes, expected_spki_sha256: bytes) -> None:
+    """Raise ConfigError unless the first certificate of the chain is for the key with this digest."""
+    try:
+        leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+    except ValueError as error:
+        raise ConfigError("[server] tls_cert: no PEM certificates", remedy=CHAIN_REMEDY) from error
+    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if sha256(spki).digest() != expected_spki_sha256:
         raise ConfigError(
-            f"{path} holds secrets and is open to others: got mode {stat.S_IMODE(mode):o}, expected {allowed}",
-            remedy=f"If nobody else has read it, run: chmod {allowed} {path}",
+            f"[server] tls_cert: got a certificate for the key {sha256(spki).hexdigest()}, expected one for the "
+            f"attested key {expected_spki_sha256.hex()}",
+            remedy=CHAIN_REMEDY,
         )
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make the names in the directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextmanager
+def nameless_file(content: bytes) -> Iterator[str]:
+    """A path that reads `content` while the block runs: memory where the system has that, else a file of mode 0600."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("confide-tls", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(content)
+            yield f"/proc/self/fd/{descriptor}"
+        return
+    with tempfile.NamedTemporaryFile(prefix="confide-tls-") as named:
+        named.write(content)
+        named.flush()
+        yield named.name

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from confide.attester.base import Evidence
-from confide.attester.keys import LegacyKeys, load_seed
+from confide.attester.keys import LegacyKeys, WorkloadKeys
+from confide.attester.seed import load_seed
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.simulator.tdx import SimulatedTdxPlatform
 
@@ -37,6 +38,7 @@ class SimulatedAttester:
         directory = home / "simulator"
         seed = load_seed(directory)
         self.keys = LegacyKeys.derive(seed)
+        self.workload_keys = WorkloadKeys.derive(seed)
         self._now = now
         self._platform = SimulatedTdxPlatform(seed, now=now())
         self._collateral_made_at = now()
@@ -71,6 +73,7 @@ class SimulatedAttester:
         return Evidence(
             tee_type=self.tee_type,
             quote=quote,
+            report_data=report_data,  # the same bytes as in the quote, as was just required
             event_log=platform.event_log,
             vm_config=platform.vm_config,
             info=dict(platform.info),

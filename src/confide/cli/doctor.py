@@ -69,7 +69,7 @@ def of_service(config: Config, home: Path, progress: "Progress") -> Iterator[Fin
     from confide.gateway.service import is_loopback
 
     host, url = config.server.host, config.store.url
-    yield service.files(config)
+    yield service.files(config, home)
     yield service.port(config, home)
     yield state.store(url, home)
     yield state.api_keys(url, home, host=host, is_loopback=is_loopback(host))

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from confide import config as configuration
+from confide.attester.keys import WorkloadKeys, require_leaf
+from confide.attester.seed import read_seed
 from confide.cli.doctor_state import server_of
 from confide.cli.finding import Finding, ok, refused, size, warn
 from confide.cli.serve import check_tls
@@ -34,14 +36,28 @@ def port(config: Config, home: Path) -> Finding:
         return refused("port", error)
 
 
-def files(config: Config) -> Finding:
+def files(config: Config, home: Path) -> Finding:
     """The files that the configuration names."""
     try:
         configuration.check_files(config)
         check_tls(config)
+        if config.server.tls == "attested":
+            return attested_chain(config, home)
     except ConfigError as error:
         return refused("files", error)
     return ok("files", "TLS certificate and key go together" if config.server.tls_cert else "TLS is off")
+
+
+def attested_chain(config: Config, home: Path) -> Finding:
+    """Whether the chain, if one is named, is for the key that this state directory attests to. Raises ConfigError."""
+    if config.server.tls_cert is None:
+        return ok("files", "TLS with the attested key, in a certificate that it signs itself")
+    seed = home / "simulator" / "seed"
+    if not seed.exists():
+        return warn("files", "the attested TLS key is made at the first start, and a chain for it is named already")
+    key = WorkloadKeys.derive(read_seed(seed)).tls
+    require_leaf(Path(config.server.tls_cert).read_bytes(), key.spki_sha256)
+    return ok("files", "TLS with the attested key, in a chain that was issued for it")
 
 
 def weights(model: Model, home: Path, progress: Progress) -> Finding:

@@ -27,7 +27,7 @@ MODES = {
     "simulator/seed": (0o600, True),
 }
 LEAST_FREE_BYTES = 16_000_000  # the write-ahead log alone is kept at 8 MiB
-LOW_FREE_BYTES = 1_000_000_000  # a million proofs, and room to copy them
+LOW_FREE_BYTES = 2_500_000_000  # a million proofs with their receipts, and room to copy them
 
 
 def state_directory(home: Path) -> list[Finding]:

@@ -1,5 +1,6 @@
 """`confide serve`: run the service."""
 
+import base64
 import os
 import re
 import ssl
@@ -62,9 +63,12 @@ def run(config: Config, home: Path) -> None:
 
 
 def check_tls(config: Config) -> None:
-    """That certificate and key are PEM, belong together, and need no password. Raises ConfigError."""
+    """That certificate and key are PEM, belong together, and need no password. Raises ConfigError.
+
+    Whether a chain is for the attested key shows once there is an attester.
+    """
     server = config.server
-    if server.tls_cert is None:
+    if server.tls_cert is None or server.tls == "attested":
         return
     try:
         # Asked for a password, OpenSSL would stop at the terminal; an empty one is refused instead.
@@ -134,13 +138,25 @@ def banner(service: "Service") -> "Table":
     table.add_row("store", service.store_path)
     table.add_row("access", "open: no API key was created, this machine only" if service.is_open else "API key")
     table.add_row("address", service.url)
+    table.add_row("keyset", service.keyset_digest)
+    table.add_row("channel", channel(service))
     return table
 
 
+def channel(service: "Service") -> str:
+    """Whether a client can know that its connection ends here."""
+    if service.config.server.tls == "attested":
+        return "TLS with the attested key: clients pin it"
+    return 'unbound: no TLS key in the keyset; [server] tls = "attested" makes one'
+
+
 def curl_line(service: "Service", model: str) -> str:
-    """A request ready to paste."""
+    """A request ready to paste; an attested key is pinned, so that no authority has to know it."""
     key = "" if service.is_open else ' -H "Authorization: Bearer $CONFIDE_API_KEY"'
     insecure = " --insecure" if service.url.startswith("https") else ""
+    if service.config.server.tls == "attested":
+        pin = base64.b64encode(service.attester.workload_keys.tls.spki_sha256).decode()
+        insecure += f" --pinnedpubkey sha256//{pin}"
     return (
         f"curl{insecure} {service.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
         f'  -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
@@ -148,11 +164,15 @@ def curl_line(service: "Service", model: str) -> str:
 
 
 def python_snippet(service: "Service", model: str) -> str:
-    """The same with the official SDK."""
+    """The same with the official SDK; where TLS ends in the TEE, through the client that pins the attested key."""
     key = '"none"' if service.is_open else 'os.environ["CONFIDE_API_KEY"]'
+    verified = service.config.server.tls == "attested"
+    root = f'trust_roots=("{service.simulated_root}",)' if service.simulated_root is not None else ""
+    http_client = f", http_client=confide.Client(confide.Policy({root}))" if verified else ""
     return (
         "from openai import OpenAI\n"
-        f'client = OpenAI(base_url="{service.url}/v1", api_key={key})\n'
+        f"{'import confide' + chr(10) if verified else ''}"
+        f'client = OpenAI(base_url="{service.url}/v1", api_key={key}{http_client})\n'
         f'print(client.chat.completions.create(model="{model}", '
         'messages=[{"role": "user", "content": "Say hello."}]))'
     )

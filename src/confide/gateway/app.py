@@ -16,11 +16,24 @@ from confide.attester.base import Attester
 from confide.config import Config
 from confide.errors import InternalError, MethodNotAllowed, NotFound, WireError
 from confide.gateway.auth import Authenticator
+from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
 from confide.gateway.pipeline import ChatCompletions
-from confide.gateway.routes import about, models, proof
-from confide.gateway.wire import COMMON, PREFLIGHT, Message, Receive, Scope, Send, Writer, write_error
+from confide.gateway.routes import about, aci, models, proof
+from confide.gateway.wire import (
+    PREFLIGHT,
+    Header,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    Writer,
+    error_body,
+    error_headers,
+    write_error,
+)
+from confide.protocol.report import SourceProvenance
 from confide.store.base import Store
 from confide.telemetry.logs import Log
 from confide.upstream.images import ImageFetcher, ImageLimits
@@ -42,9 +55,13 @@ class Gateway:
         now: Callable[[], float],
         tls_spki_sha256: bytes | None = None,
         images: ImageFetcher | None = None,
+        provenance: SourceProvenance | None = None,
     ) -> None:
         self.lifecycle = lifecycle
         self.models = models_served
+        self.keyset = CurrentKeyset(epochs_of(config, attester), now)
+        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now)
+        self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
         chat = ChatCompletions(
             config=config,
@@ -52,6 +69,7 @@ class Gateway:
             models=models_served,
             images=images or ImageFetcher(ImageLimits(remote_images=config.server.remote_images)),
             keys=attester.keys,
+            keyset=self.keyset,
             store=store,
             lifecycle=lifecycle,
             log=log,
@@ -60,8 +78,11 @@ class Gateway:
         self._prompts = {chat.endpoint: chat}
         self._others = Starlette(
             routes=[
-                *about.routes(self.readiness),
+                *about.routes(self.readiness, self.keyset),
                 *models.routes(models_served),
+                *aci.routes(
+                    attester=attester, current=self.keyset, reports=reports, store=store, now=lambda: int(now())
+                ),
                 *proof.routes(
                     attester=attester,
                     store=store,
@@ -86,13 +107,14 @@ class Gateway:
             return
         prompt = self._prompts.get(scope["path"])
         if scope["method"] == "OPTIONS":
-            await preflight(send)
+            await preflight(send, self.keyset.headers())
         elif prompt is None:
-            await self._route(scope, receive, with_common_headers(send))
+            await self._route(scope, receive, with_headers(send, self.keyset.headers()))
         elif scope["method"] == "POST":
             await prompt(scope, receive, send)
         else:
-            await write_error(Writer(send), method_not_allowed(), ((b"allow", b"POST, OPTIONS"),))
+            writer = Writer(send, self.keyset.headers())
+            await write_error(writer, method_not_allowed(), ((b"allow", b"POST, OPTIONS"),))
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Whatever is no prompt. A fault is answered and recorded by `_fault`, and its text goes no further."""
@@ -101,48 +123,43 @@ class Gateway:
 
     async def _refused(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, WireError)
-        return await response(error)
+        return response(error)
 
     async def _not_routed(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == MethodNotAllowed.status:
-            return await response(method_not_allowed(), dict(error.headers or {}))
-        return await response(NotFound("no such route; GET /llms.txt lists those there are"))
+            return response(method_not_allowed(), dict(error.headers or {}))
+        return response(NotFound("no such route; GET /llms.txt lists those there are"))
 
     async def _fault(self, _: Request, error: Exception) -> Response:
         self._log.write("fault", error=type(error).__name__)
-        return await response(InternalError("something went wrong on our side; it was recorded"))
+        return response(InternalError("something went wrong on our side; it was recorded"))
 
 
 def method_not_allowed() -> MethodNotAllowed:
     return MethodNotAllowed("this route does not take that method")
 
 
-async def preflight(send: Send) -> None:
+async def preflight(send: Send, common: tuple[Header, ...]) -> None:
     """CORS, permissive (wire contract 1): a browser may ask anything, and must bring its own key."""
-    writer = Writer(send)
+    writer = Writer(send, common)
     await writer.start(204, PREFLIGHT)
     await writer.end(b"")
 
 
-async def response(error: WireError, headers: dict[str, str] | None = None) -> Response:
+def response(error: WireError, headers: dict[str, str] | None = None) -> Response:
     """The error as a Starlette response: what `write_error` would write."""
-    parts: list[Message] = []
-
-    async def collect(message: Message) -> None:
-        parts.append(message)
-
-    await write_error(Writer(collect), error)
-    fixed = {name.decode(): value.decode() for name, value in parts[0]["headers"] if (name, value) not in COMMON}
-    return Response(parts[1]["body"], status_code=error.status, headers={**fixed, **(headers or {})})
+    body = error_body(error)
+    fixed = {name.decode(): value.decode() for name, value in error_headers(error, body)}
+    return Response(body, status_code=error.status, headers={**fixed, **(headers or {})})
 
 
-def with_common_headers(send: Send) -> Send:
+def with_headers(send: Send, common: tuple[Header, ...]) -> Send:
     """`send`, with the headers that every response carries."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *COMMON]
+            message["headers"] = [*message["headers"], *common]
         await send(message)
 
     return sending

@@ -28,6 +28,7 @@ NOTE_USE_EVERY_S = 60
 MISSING = "No API key was given. Send it as 'Authorization: Bearer <key>'."
 AMBIGUOUS = "More than one credential was given. Send one, as 'Authorization: Bearer <key>' or as 'x-api-key'."
 UNKNOWN = "The API key is not valid."
+UNKNOWN_PROOF = "Chat id not found or expired"
 REMEDY = "`confide keys create NAME` makes a key."
 
 
@@ -75,7 +76,7 @@ def may_read(stored: bytes | None, presented: bytes | None) -> None:
     if presented is None:
         raise CredentialRequired("This proof belongs to an API key. Send the one that made the request.")
     if not hmac.compare_digest(stored, presented):
-        raise NotFound("Chat id not found or expired")
+        raise NotFound(UNKNOWN_PROOF)
 
 
 class Authenticator:

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Self
 
-from confide.gateway.lifecycle import InFlight
-from confide.gateway.wire import EVENT_STREAM, Send, Writer
+from confide.gateway.lifecycle import InFlight, Stop
+from confide.gateway.wire import EVENT_STREAM, Connection, Header, Send, Writer
 from confide.protocol.sse import KEEP_ALIVE
 
 NO_E2EE = (b"x-e2ee-applied", b"false")
@@ -12,24 +12,44 @@ STREAM_HEADERS = (*EVENT_STREAM, NO_E2EE)
 
 
 class Outgoing(Writer):
-    """The response to a prompt. `entry` is told while a write waits for the client to read."""
+    """The response to a prompt. `entry` is told while a write waits for the client to read, and when it finds it gone.
 
-    def __init__(self, send: Send, entry: InFlight) -> None:
-        super().__init__(send)
+    The server drops in silence what it cannot send any more, and tells a turn of the loop later; a receipt must not
+    count it as sent. So the connection is asked before each part, and once more after the server waited with it.
+
+    `receipt_header` is sent with every answer once it is set.
+    """
+
+    def __init__(self, send: Send, entry: InFlight, connection: Connection, common: tuple[Header, ...]) -> None:
+        super().__init__(send, common)
         self._entry = entry
+        self._connection = connection
+        self.receipt_header: tuple[Header, ...] = ()
 
     async def write(self, data: bytes) -> None:
         """A part of a stream, which begins with the first one."""
         if not self.is_started:
             await self.begin()
+        is_lost = self._connection.is_lost()
         self._entry.begin_write()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         self._entry.end_write()
+        if is_lost or self._connection.is_gone:
+            self._entry.stop(Stop.CLIENT_GONE)
+            await asyncio.sleep(0)  # where that is felt, when it is this task's answer
+            return
         self.add(data)  # not before: a send that is cancelled while the client is slow to read handed over nothing
+
+    async def end_added(self, data: bytes) -> None:
+        """The last part. Afterwards `entry.is_client_gone` says whether the client left before it was handed over."""
+        is_lost = self._connection.is_lost()
+        await super().end_added(data)
+        if is_lost or self._connection.is_gone:
+            self._entry.stop(Stop.CLIENT_GONE)
 
     async def begin(self) -> None:
         """Status and headers of a stream."""
-        await self.start(200, STREAM_HEADERS)
+        await self.start(200, (*STREAM_HEADERS, *self.receipt_header))
 
 
 class Comments:

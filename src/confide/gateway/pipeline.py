@@ -1,87 +1,71 @@
 """The one prompt path, top to bottom (architecture 3).
 
     body, bounded and hashed -> who asks -> what is asked -> which upstream -> answer, hashed as it leaves
-    -> proof committed to the store -> last frame
+    -> receipt committed to the store -> last frame
 
-Every exit goes through `__call__`: done, refused, failed, client gone, drained. Two things hold on each: the upstream
-is released before the exit is left, and exactly one log line names the outcome. A proof is stored for every answer of
-which bytes reached the client, over the bytes that were handed to the server; the line says why where there is none.
+Every exit goes through `__call__`: done, refused, failed, client gone, drained. Three things hold on each: the upstream
+is released before the exit is left, there is one receipt or one stated reason why there is none, and exactly one log
+line names the outcome. A receipt covers the bytes that were handed to the server, no more and no less.
 
-    outcome         proof                     the client has
-    complete        over the whole answer     all of it
-    truncated       up to `[DONE]`            the error tail in place of the rest
-    client_closed   over what was sent        left; none is due when nothing was sent
-    refused         none                      an error response, 4xx
-    failed          none                      an error response, 5xx
+    outcome         receipt                                        the client has
+    complete        over the whole answer                          all of it
+    truncated       over the stream with its error tail            the error tail in place of the rest
+    client_closed   over what was sent; none before inference ran  left
+    refused         over the error, where the request was          an error response: 4xx, or a 503 before
+                    understood and could have been served          inference ran
+    failed          over the error                                 an error response, 5xx
+
+No receipt is due for what is not a request that could be served: no valid key, a body that breaks a rule, a service
+that is shutting down (docs/receipts.md has the whole table).
 """
 
 import asyncio
 import hashlib
-import os
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import msgspec
 
 from confide.attester.keys import LegacyKeys
 from confide.config import Config
-from confide.errors import InternalError, InvalidRequest, NotReady, ServingFailed, WireError
-from confide.gateway.auth import Authenticator, Principal
-from confide.gateway.lifecycle import InFlight, Lifecycle, Stop, shutting_down
+from confide.errors import (
+    InternalError,
+    InvalidRequest,
+    LimitReached,
+    NotReady,
+    RequestRefused,
+    SessionNotAccepted,
+    WireError,
+)
+from confide.gateway.auth import Authenticator
+from confide.gateway.keysets import CurrentKeyset
+from confide.gateway.lifecycle import Lifecycle, Stop, shutting_down
 from confide.gateway.models import ModelTable, ServedModel
 from confide.gateway.outgoing import NO_E2EE, Comments, Outgoing
+from confide.gateway.passage import Passage, Receipts, random_parts, receipt_ids
 from confide.gateway.wire import (
     JSON,
     ClientGone,
     Receive,
     Scope,
     Send,
+    connection_of,
+    error_body,
+    error_headers,
     read_body,
-    write_error,
 )
 from confide.protocol.chat import ChatRequest, new_chat_id, parse_chat
+from confide.protocol.receipt import Outcome
+from confide.protocol.serving import UNCONSTRAINED, Constraints, forwarded_body, parse_constraints
 from confide.protocol.sse import DONE, error_tail
-from confide.store.base import Proof, Store
+from confide.store.base import Store
 from confide.telemetry.logs import Log
-from confide.upstream.base import Answering, Head, Tally
+from confide.upstream.base import Answering, Head
 from confide.upstream.images import ImageFetcher
 
-UNSEALED = bytes(32)
-ID_BYTES, IDS_DRAWN = 16, 256
+ID_BYTES = 16
+NOTHING = hashlib.sha256().digest()
 Write = Callable[[bytes], Awaitable[None]]
-CONSTRAINT = re.compile(r"aci_[a-z_]{1,32}")
-
-
-class Passage:
-    """What is known of one request on its way through; the log line is made of it."""
-
-    __slots__ = (
-        "began",
-        "entry",
-        "has_proof",
-        "head",
-        "model_id",
-        "outcome",
-        "principal",
-        "reason",
-        "request_sha256",
-        "stream",
-        "tally",
-    )
-
-    def __init__(self, began: float, entry: InFlight) -> None:
-        self.began = began
-        self.entry = entry
-        self.outcome = "failed"
-        self.reason: str | None = None
-        self.has_proof = False
-        self.head: Head | None = None
-        self.model_id: str | None = None
-        self.principal: Principal | None = None
-        self.request_sha256 = b""
-        self.stream = False
-        self.tally = Tally()
 
 
 class ChatCompletions:
@@ -97,6 +81,7 @@ class ChatCompletions:
         models: ModelTable,
         images: ImageFetcher,
         keys: LegacyKeys,
+        keyset: CurrentKeyset,
         store: Store,
         lifecycle: Lifecycle,
         log: Log,
@@ -106,26 +91,30 @@ class ChatCompletions:
         self._authenticator = authenticator
         self._models = models
         self._images = images
-        self._keys = keys
-        self._store = store
+        self._keyset = keyset
+        self._receipts = Receipts(
+            keys=keys, store=store, endpoint=self.endpoint, ttl_s=config.store.receipt_ttl_s, now=now
+        )
         self._lifecycle = lifecycle
         self._log = log
         self._now = now
-        self._chat_ids = chat_ids()
+        self._chat_ids = map(new_chat_id, random_parts(ID_BYTES))
+        self._receipt_ids = receipt_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. What goes wrong is written to the client, or logged when it is gone; nothing is raised.
 
         Except a cancellation that is not ours: the server is being torn down.
         """
-        passage = Passage(self._now(), self._lifecycle.enter())
-        writer = Outgoing(send, passage.entry)
+        passage = Passage(self._now(), self._lifecycle.enter(), self._keyset())
+        connection = connection_of(scope)
+        writer = Outgoing(send, passage.entry, connection, passage.standing.headers)
         try:
             await self._answer(scope, receive, writer, passage)
         except ClientGone:
             await self._leave_off(writer, passage)
             if passage.entry.reason is Stop.CLIENT_STALLED:
-                scope["extensions"]["confide.abort"]["abort"]()  # closing would wait for a client that does not read
+                connection.abort()  # closing would wait for a client that does not read
         except asyncio.CancelledError:
             passage.reason = "torn_down"
             raise
@@ -137,9 +126,14 @@ class ChatCompletions:
 
     async def _answer(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         try:
-            request, served = await self._admit(scope, receive, passage)
+            body, request, served, constraints = await self._admit(scope, receive, passage)
+            writer.receipt_header = passage.receipt_header
+            refuse_sessions(constraints)
             passage.entry.watch(receive)
-            answering = await self._accept(request, served, passage.head)
+            request = await self._handed_over(body, request, served, constraints, passage)
+            del body  # megabytes, perhaps, for as long as the answer takes
+            assert passage.head is not None
+            passage.answering = answering = served.upstream.accept(request, passage.head)
             if passage.stream:
                 await self._stream(answering, writer, passage)
             else:
@@ -157,36 +151,58 @@ class ChatCompletions:
                     passage.reason = "drain"
                     raise shutting_down() from None
 
-    async def _admit(self, scope: Scope, receive: Receive, passage: Passage) -> tuple[ChatRequest, ServedModel]:
-        """Everything before anybody else is contacted: who asks, what is asked, who can answer."""
+    async def _admit(
+        self, scope: Scope, receive: Receive, passage: Passage
+    ) -> tuple[bytes, ChatRequest, ServedModel, Constraints]:
+        """Everything before anybody else is contacted: who asks, what is asked, who can answer.
+
+        With the ids at its end the request counts as understood: from here on every exit leaves a receipt.
+        """
         self._lifecycle.check_open()
         passage.principal = self._authenticator.principal(scope["headers"])
         refuse_retired_headers(scope)
         body = await read_body(receive, self._config.server.max_body_bytes)
         passage.request_sha256 = hashlib.sha256(body).digest()
         request = parse_chat(body)
-        if request.provider is not None:
-            refuse_constraints(request.provider)
+        constraints = UNCONSTRAINED if request.provider is None else parse_constraints(request.provider)
         served = self._models.find(request.model)
         passage.model_id, passage.stream = served.model.id, request.stream
         passage.head = Head(next(self._chat_ids), int(passage.began), request.model)
-        return request, served
+        passage.receipt_id = next(self._receipt_ids)
+        return body, request, served, constraints
 
-    async def _accept(self, request: ChatRequest, served: ServedModel, head: Head | None) -> Answering:
-        """Images first, as fetching takes a while and the client may leave; a text model refuses them unfetched."""
-        assert head is not None
+    async def _handed_over(
+        self, body: bytes, request: ChatRequest, served: ServedModel, constraints: Constraints, passage: Passage
+    ) -> ChatRequest:
+        """The request as inference gets it, and its hash. Fetching images takes a while and the client may leave; a
+        text model refuses them unfetched.
+        """
+        messages = None
         if "image" in served.model.modalities:
-            request = await self._images.inline(request)
-        return served.upstream.accept(request, head)
+            inlined = await self._images.inline(request)
+            if inlined is not request and inlined.messages != request.messages:
+                messages = msgspec.json.encode(inlined.messages)
+            request = inlined
+        forwarded = forwarded_body(
+            body,
+            drop_constraints=constraints.stated,
+            drop_empty_tool_calls=request.had_empty_tool_calls,
+            messages=messages,
+        )
+        is_same = forwarded is body
+        passage.forwarded_sha256 = passage.request_sha256 if is_same else hashlib.sha256(forwarded).digest()
+        return request
 
     async def _buffered(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
         body = await answering.complete(passage.tally)
         passage.entry.is_sealed = True
         writer.add(body)
-        await self._prove(writer.sha256, passage, "complete")
-        await writer.start(200, (JSON, (b"content-length", str(len(body)).encode()), NO_E2EE))
+        await self._receipts.keep(passage, writer.sha256, "complete", has_id=True)
+        headers = (JSON, (b"content-length", str(len(body)).encode()), NO_E2EE, *writer.receipt_header)
+        await writer.start(200, headers)
         await writer.end_added(body)
         if passage.entry.is_client_gone:
+            await self._try_to_keep(passage, NOTHING, "client_closed")
             passage.outcome, passage.reason = "client_closed", "left_before_the_answer"
 
     async def _stream(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
@@ -204,23 +220,23 @@ class ChatCompletions:
             async for data in frames:
                 await write(data)
 
-    async def _end_stream(self, writer: Outgoing, passage: Passage, last: bytes, outcome: str) -> None:
-        """Commit the proof over everything including `last`, then write `last` (wire contract 5.6).
+    async def _end_stream(self, writer: Outgoing, passage: Passage, last: bytes, outcome: Outcome) -> None:
+        """Commit the receipt over everything including `last`, then write `last` (wire contract 5.6).
 
-        Without a proof the stream must not look whole: then the client sees the error in place of `[DONE]`.
+        Without a receipt the stream must not look whole: then the client sees the error in place of `[DONE]`.
         """
         passage.entry.is_sealed = True
         sent_sha256 = writer.sha256
         writer.add(last)
-        unproven = await self._try_to_prove(writer.sha256, passage, outcome)
+        unproven = await self._try_to_keep(passage, writer.sha256, outcome)
         if unproven is not None:
             passage.outcome = "truncated"
             last = tail(unproven)
         if not writer.is_started:
             await writer.begin()
         await writer.end_added(last)
-        if passage.entry.is_client_gone:  # it left meanwhile: `last` reached nobody, and the newest proof counts
-            await self._try_to_prove(sent_sha256, passage, "client_closed")
+        if passage.entry.is_client_gone:  # it left meanwhile: `last` reached nobody, and the newest receipt counts
+            await self._try_to_keep(passage, sent_sha256, "client_closed")
             passage.outcome = "client_closed"
 
     async def _fail(self, writer: Outgoing, passage: Passage, error: WireError) -> None:
@@ -228,53 +244,53 @@ class ChatCompletions:
         passage.entry.is_sealed = True
         passage.reason = passage.reason or error.type
         if not writer.is_started:
-            passage.outcome = "failed" if isinstance(error, ServingFailed) else "refused"
-            await write_error(writer, error, (NO_E2EE,))
+            await self._error_response(writer, passage, error)
         elif not writer.is_ended:
             await self._end_stream(writer, passage, tail(error), "truncated")
 
+    async def _error_response(self, writer: Outgoing, passage: Passage, error: WireError) -> None:
+        """The error as a whole response, with a receipt where one is due (wire contract 7.6)."""
+        body = error_body(error)
+        passage.outcome = outcome_of(error, passage)
+        receipt: tuple[tuple[bytes, bytes], ...] = ()
+        if is_receipt_due(error, passage):
+            failure = await self._try_to_keep(passage, hashlib.sha256(body).digest(), passage.outcome, has_id=False)
+            if failure is None:
+                receipt = passage.receipt_header
+            elif isinstance(error, SessionNotAccepted):  # a refusal that cannot be receipted is a 500
+                passage.outcome, error = "failed", InternalError("the refusal could not be recorded; try again")
+                body = error_body(error)
+        writer.add(body)
+        await writer.start(error.status, error_headers(error, body, (NO_E2EE, *receipt)))
+        await writer.end_added(body)
+        if passage.entry.is_client_gone:
+            if receipt:
+                await self._try_to_keep(passage, NOTHING, "client_closed", has_id=False)
+            passage.outcome = "client_closed"
+
     async def _leave_off(self, writer: Outgoing, passage: Passage) -> None:
-        """The client left: what it has is proven, for whoever holds the other end of what it read."""
+        """The client left: what it has is proven, for whoever holds the other end of what it read.
+
+        Also when that is nothing, as long as inference was given the prompt (wire contract 2.7).
+        """
         passage.entry.is_sealed = True
         passage.outcome = "client_closed"
-        if writer.sent_bytes:
-            await self._try_to_prove(writer.sha256, passage, "client_closed")
+        if writer.sent_bytes or passage.is_forwarded:
+            await self._try_to_keep(passage, writer.sha256, "client_closed", has_id=bool(writer.sent_bytes))
         else:
-            passage.reason = "nothing_sent"
+            passage.reason = passage.reason or "nothing_sent"
 
-    async def _try_to_prove(self, response_sha256: bytes, passage: Passage, outcome: str) -> WireError | None:
-        """Prove an answer of which bytes were sent; the error to end with where that fails."""
+    async def _try_to_keep(
+        self, passage: Passage, response_sha256: bytes, outcome: Outcome, *, has_id: bool = True
+    ) -> WireError | None:
+        """Keep the receipt of an exit; the error to end with where that fails."""
         try:
-            await self._prove(response_sha256, passage, outcome)
-        except Exception as error:  # noqa: BLE001 - the stream has begun: whatever failed, it still needs its end
+            await self._receipts.keep(passage, response_sha256, outcome, has_id=has_id)
+        except Exception as error:  # noqa: BLE001 - this is the way out: whatever failed, the client still needs its end
             failure = self._in_our_terms(error)
             passage.reason = passage.reason or failure.type
             return failure
         return None
-
-    async def _prove(self, response_sha256: bytes, passage: Passage, outcome: str) -> None:
-        """Return once the proof over these bytes is durable. Raises NotReady when it cannot be kept."""
-        assert passage.head is not None
-        assert passage.principal is not None
-        now = int(self._now())
-        proof = Proof(
-            chat_id=passage.head.id,
-            model=passage.head.model,
-            request_sha256=passage.request_sha256,
-            response_sha256=response_sha256,
-            outcome=outcome,
-            credential_sha256=passage.principal.credential_sha256,
-            created_at=now,
-            expires_at=now + self._config.store.receipt_ttl_s,
-            seal=UNSEALED,
-        )
-        seal = self._keys.seal_record(proof.sealed_bytes())
-        try:
-            await self._store.commit(msgspec.structs.replace(proof, seal=seal))
-        except NotReady:
-            passage.reason = "store"
-            raise
-        passage.outcome, passage.has_proof = outcome, True
 
     def _in_our_terms(self, error: Exception) -> WireError:
         """What the client is told of `error`. Of the unknown the log gets the type: its text may hold anything."""
@@ -289,7 +305,7 @@ class ChatCompletions:
             endpoint=self.endpoint,
             outcome=passage.outcome,
             reason=passage.reason,
-            proof=passage.has_proof,
+            receipt=passage.receipt_id if passage.has_proof else None,
             status=writer.status or None,
             id=passage.head.id if passage.head else None,
             model=passage.model_id,
@@ -301,32 +317,30 @@ class ChatCompletions:
         )
 
 
-def chat_ids() -> Iterator[str]:
-    """New ids without end. Randomness is drawn for many at a time: each call of the system gives up the interpreter
-    lock, which under load costs 100 µs until the store's thread gives it back.
-    """
-    while True:
-        drawn = os.urandom(IDS_DRAWN * ID_BYTES)
-        for start in range(0, len(drawn), ID_BYTES):
-            yield new_chat_id(drawn[start : start + ID_BYTES])
-
-
 def tail(error: WireError) -> bytes:
     """How a stream ends that broke: the error, then `[DONE]`."""
     return error_tail(error.message, error.type, error.status)
 
 
-def refuse_constraints(provider: Mapping[str, object]) -> None:
-    """Serving constraints are never ignored (wire contract 7.4); only the one that asks for nothing can be honoured.
+def outcome_of(error: WireError, passage: Passage) -> Outcome:
+    """A request that was turned away is refused; one that inference was to answer, or that we broke, failed."""
+    turned_away = isinstance(error, RequestRefused) or (isinstance(error, NotReady) and not passage.is_forwarded)
+    return "refused" if turned_away else "failed"
 
-    A name that is none of the contract's kind is the caller's own text and is not repeated.
-    """
-    for member, value in provider.items():
-        asks_nothing = member == "aci_verified" and (value is None or value is False)
-        if not member.startswith("aci_") or asks_nothing:
-            continue
-        named = f"provider.{member}" if CONSTRAINT.fullmatch(member) else "provider"
-        raise InvalidRequest("this build cannot honour serving constraints; leave it out", param=named)
+
+def is_receipt_due(error: WireError, passage: Passage) -> bool:
+    """Not for a request that broke a rule, nor for one that was never understood."""
+    is_rule_broken = isinstance(error, RequestRefused) and not isinstance(error, SessionNotAccepted | LimitReached)
+    return passage.receipt_id is not None and not is_rule_broken and passage.reason != "store"
+
+
+def refuse_sessions(constraints: Constraints) -> None:
+    """A direct service serves inside the workload itself: every answer is verified, and no session is (7.4)."""
+    if constraints.session_ids:
+        raise SessionNotAccepted(
+            "this service answers itself and has no attested sessions; leave aci_session_ids out",
+            param="provider.aci_session_ids",
+        )
 
 
 def refuse_retired_headers(scope: Scope) -> None:

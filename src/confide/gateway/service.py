@@ -14,8 +14,9 @@ import ipaddress
 import os
 import signal
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,9 +36,10 @@ from confide.engine.worker import Settings
 from confide.errors import ConfigError
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
-from confide.gateway.http import Protocol
+from confide.gateway.http import announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
+from confide.provenance import source_provenance
 from confide.store.base import Store
 from confide.store.lock import lock_state
 from confide.store.sqlite import open_store
@@ -52,7 +54,7 @@ CHATML_OPEN = "<|im_start|>"
 
 
 class Service(msgspec.Struct, frozen=True):
-    """What a started service tells the one who started it."""
+    """What a started service tells the one who started it. `simulated_root`: the file to pin, where there is one."""
 
     config: Config
     url: str
@@ -60,6 +62,8 @@ class Service(msgspec.Struct, frozen=True):
     models: tuple[ServedModel, ...]
     store_path: str
     is_open: bool
+    keyset_digest: str
+    simulated_root: Path | None
 
 
 Announce = Callable[[Service], None]
@@ -78,6 +82,7 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
         closing.push_async_callback(store.close)
         authenticator = await known_keys(store, config, closing)
         attester = open_attester(config.attester.kind, home, now=lambda: int(time.time()))
+        tls = attested_tls(config, attester)
         models = [
             await closing.enter_async_context(served(model, config, home, attester, log)) for model in config.model
         ]
@@ -91,8 +96,10 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
             lifecycle=lifecycle,
             log=log,
             now=time.time,
-            tls_spki_sha256=spki_sha256(config.server.tls_cert),
+            tls_spki_sha256=tls_spki_sha256(config, attester),
+            provenance=source_provenance(config.source),
         )
+        await closing.enter_async_context(watching(gateway.archive.watch(), "keysets"))
         service = Service(
             config=config,
             url=url_of(config, listener),
@@ -100,10 +107,12 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
             models=tuple(models),
             store_path=config.store.url or str(home / "confide.db"),
             is_open=authenticator.is_open,
+            keyset_digest=gateway.keyset().epoch.digest,
+            simulated_root=home / "simulator" / "root.pem" if attester.simulated else None,
         )
         gc.collect()
         gc.freeze()  # what was loaded by now stays; collections on the prompt path need not look at it again
-        await run_server(gateway, config, listener, lifecycle, lambda: announce(service))
+        await run_server(gateway, config, listener, lifecycle, lambda: announce(service), tls)
 
 
 async def known_keys(store: Store, config: Config, closing: contextlib.AsyncExitStack) -> Authenticator:
@@ -115,14 +124,19 @@ async def known_keys(store: Store, config: Config, closing: contextlib.AsyncExit
             f"[server] host {config.server.host}: anyone who reaches it could use this service, as it has no API key",
             remedy="Create one with `confide keys create NAME`, or listen on 127.0.0.1.",
         )
-    watching = asyncio.create_task(authenticator.watch(), name="keys")
-
-    async def stop_watching() -> None:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-
-    closing.push_async_callback(stop_watching)
+    await closing.enter_async_context(watching(authenticator.watch(), "keys"))
     return authenticator
+
+
+@contextlib.asynccontextmanager
+async def watching(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Run `work` beside what follows; cancelled on exit."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -183,21 +197,27 @@ def template_for(installed: Installed, metadata: gguf.GgufMetadata) -> str | Non
 
 
 async def run_server(
-    gateway: Gateway, config: Config, listener: socket.socket, lifecycle: Lifecycle, announce: Callable[[], None]
+    gateway: Gateway,
+    config: Config,
+    listener: socket.socket,
+    lifecycle: Lifecycle,
+    announce: Callable[[], None],
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve until a signal, then drain (issue of order: not ready first, streams next, the listener last)."""
     server = Server(
         uvicorn.Config(
             gateway,
-            http=Protocol,
+            http=announcing(gateway.keyset.headers),
             ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            ssl_certfile=config.server.tls_cert,
+            ssl_certfile=config.server.tls_cert if tls is None else None,
             ssl_keyfile=config.server.tls_key,
+            ssl_context_factory=None if tls is None else (lambda _config, _default: tls),
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
         )
@@ -281,7 +301,47 @@ def is_loopback(host: str) -> bool:
 def url_of(config: Config, listener: socket.socket) -> str:
     """What to type to reach the service."""
     host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
-    return f"{'https' if config.server.tls_cert else 'http'}://{host}:{listener.getsockname()[1]}"
+    is_tls = config.server.tls == "attested" or config.server.tls_cert is not None
+    return f"{'https' if is_tls else 'http'}://{host}:{listener.getsockname()[1]}"
+
+
+def attested_tls(config: Config, attester: Attester) -> ssl.SSLContext | None:
+    """What the server speaks TLS with where the attester made the key; None otherwise. Raises ConfigError.
+
+    The chain is the operator's for that key, or a certificate that the key signed itself: whoever pins the attested key
+    needs no authority.
+    """
+    if config.server.tls != "attested":
+        return None
+    key = attester.workload_keys.tls
+    if config.server.tls_cert is not None:
+        try:
+            chain = Path(config.server.tls_cert).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"[server] tls_cert {config.server.tls_cert}: cannot be read: {error.strerror}",
+                remedy="Name a file that this user may read.",
+            ) from error
+    else:
+        chain = key.self_signed(tls_names(config), int(time.time()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    key.load_into(context, chain_pem=chain)
+    return context
+
+
+def tls_names(config: Config) -> tuple[str, ...]:
+    """The names of a certificate that we make: the listed domain, where we listen, and this machine on loopback."""
+    names = [config.server.domain, config.server.host]
+    names += ["localhost", "127.0.0.1", "::1"] if is_loopback(config.server.host) else []
+    return tuple(dict.fromkeys(name for name in names if name is not None and name not in ("0.0.0.0", "::")))  # noqa: S104
+
+
+def tls_spki_sha256(config: Config, attester: Attester) -> bytes | None:
+    """SHA-256 (32 bytes) of the key that TLS is served with, None without TLS. Raises ConfigError."""
+    if config.server.tls == "attested":
+        return attester.workload_keys.tls.spki_sha256
+    return spki_sha256(config.server.tls_cert)
 
 
 def spki_sha256(certificate: str | None) -> bytes | None:

@@ -3,6 +3,7 @@
 What is hashed is what is handed to the server for the socket, in order, and nothing else (wire contract 5.2).
 """
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,6 +17,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
+
+CONNECTION = "confide.connection"
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (
@@ -34,6 +37,30 @@ PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-headers", b"*, Authorization"),
     (b"access-control-max-age", b"86400"),
 )
+
+
+class Connection:
+    """The client's connection, which `gateway/http.py` puts into the scope of each request."""
+
+    __slots__ = ("_transport", "is_gone")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.is_gone = False  # the client closed it; the server drops what it is given from now on
+
+    def is_lost(self) -> bool:
+        """Whether what is written now reaches nobody: before `is_gone` comes a turn of the loop in which it cannot."""
+        return self.is_gone or self._transport.is_closing()
+
+    def abort(self) -> None:
+        """Close it at once. What was not sent yet is dropped."""
+        self._transport.abort()
+
+
+def connection_of(scope: Scope) -> Connection:
+    """The connection that a request came on."""
+    connection: Connection = scope["extensions"][CONNECTION]["connection"]
+    return connection
 
 
 class ClientGone(Exception):
@@ -65,8 +92,10 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 class Writer:
     """Writes one response and hashes its body as it goes out."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, common: tuple[Header, ...]) -> None:
+        """`common`: the headers that every response carries (`gateway/keysets.py`)."""
         self._send = send
+        self._common = common
         self._hash = hashlib.sha256()
         self.is_started = False
         self.is_ended = False
@@ -80,7 +109,7 @@ class Writer:
 
     async def start(self, status: int, headers: tuple[Header, ...]) -> None:
         """Status and headers; ours that every response carries are added."""
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *COMMON]})
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._common]})
         self.is_started = True  # not before: a send that was cancelled wrote nothing
         self.status = status
 
@@ -102,11 +131,21 @@ class Writer:
 
 async def write_error(writer: Writer, error: WireError, extra: tuple[Header, ...] = ()) -> None:
     """The error as a whole response (wire contract 4)."""
-    body = msgspec.json.encode(error.body())
+    body = error_body(error)
+    await writer.start(error.status, error_headers(error, body, extra))
+    await writer.end(body)
+
+
+def error_body(error: WireError) -> bytes:
+    """The error's envelope as it is sent."""
+    return msgspec.json.encode(error.body())
+
+
+def error_headers(error: WireError, body: bytes, extra: tuple[Header, ...] = ()) -> tuple[Header, ...]:
+    """The headers of an error response with this body, besides those of every response."""
     headers: list[Header] = [JSON, (b"content-length", str(len(body)).encode()), *extra]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await writer.start(error.status, tuple(headers))
-    await writer.end(body)
+    return tuple(headers)

@@ -17,18 +17,27 @@ from confide.errors import ConfigError
 URL_PREFIX = "sqlite:///"
 DEFAULT_NAME = "confide.db"
 APPLICATION_ID = 0x43464431  # "CFD1": tells our files from another program's
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 
-# Proofs are appended in rowid order: a random primary key would touch a wide page for each row of a batch. The two
-# indexes are what a lookup and the eviction need; `chat_id` is not unique because an id may be reused.
-SCHEMA = (
+# Proofs are appended in rowid order: a random primary key would touch a wide page for each row of a batch. Both ids are
+# random too, so each row dirties a page of each of their indexes, which is most of what a commit costs. So the indexes
+# hold the ends of the ids alone: narrow enough to stay in the cache at 100,000 proofs, where whole ids cost twice as
+# much a row, and 40 bits keep a lookup to one row. Neither is unique: an id may be written twice.
+ID_END = 10
+RECORDS = (
     """CREATE TABLE proofs (
-        id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL, model TEXT NOT NULL, request_sha256 BLOB NOT NULL,
-        response_sha256 BLOB NOT NULL, outcome TEXT NOT NULL, credential_sha256 BLOB, created_at INTEGER NOT NULL,
-        expires_at INTEGER NOT NULL, seal BLOB NOT NULL)""",
-    "CREATE INDEX proofs_by_chat_id ON proofs (chat_id)",
+        id INTEGER PRIMARY KEY, receipt_id TEXT NOT NULL, chat_id TEXT, request_sha256 BLOB NOT NULL,
+        response_sha256 BLOB NOT NULL, credential_sha256 BLOB, expires_at INTEGER NOT NULL, receipt BLOB NOT NULL,
+        seal BLOB NOT NULL)""",
+    f"CREATE INDEX proofs_by_receipt_id ON proofs (substr(receipt_id, -{ID_END}))",
+    f"CREATE INDEX proofs_by_chat_id ON proofs (substr(chat_id, -{ID_END})) WHERE chat_id IS NOT NULL",
     "CREATE INDEX proofs_by_expiry ON proofs (expires_at)",
+    "CREATE TABLE reports (digest TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, report BLOB NOT NULL)",
+    "CREATE INDEX reports_by_expiry ON reports (expires_at)",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+KEYS = (
     """CREATE TABLE keys (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL UNIQUE, created_at INTEGER NOT NULL,
         last_used_at INTEGER, revoked_at INTEGER)""",
@@ -41,9 +50,10 @@ SCHEMA = (
         BEGIN UPDATE meta SET value = value + 1 WHERE name = 'keys_version'; END""",
     """CREATE TRIGGER key_deleted AFTER DELETE ON keys
         BEGIN UPDATE meta SET value = value + 1 WHERE name = 'keys_version'; END""",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+SCHEMA = (*KEYS, *RECORDS, f"PRAGMA application_id = {APPLICATION_ID}")
+# Version 1 kept no receipts. Its proofs, an hour's worth, cannot be turned into any: they go, the keys stay.
+FROM_VERSION_1 = ("DROP TABLE proofs", *RECORDS)
 
 
 def locate(url: str | None, home: Path) -> Path:
@@ -84,14 +94,41 @@ def foreign(path: Path, found: str) -> ConfigError:
 
 
 def prepare(path: Path) -> None:
-    """Create the file or check that it is ours. Raises ConfigError; a file that is not ours is left as it was."""
+    """Create the file, or check that it is ours and bring it to our schema, all of it or nothing.
+
+    For the server, which holds the state lock. Raises ConfigError; a file that is not ours is left as it was.
+    """
+    with ours(path) as db:
+        if identity(db, path) == 1:
+            apply(db, FROM_VERSION_1)
+        check_tables(db, "keys", "proofs", "reports")
+
+
+def prepare_keys(path: Path) -> None:
+    """Create the file or check that it is ours, for those who touch the keys alone. Raises ConfigError.
+
+    A file of an earlier version stays what it is, since a server of that version may be running on it. The keys have
+    been the same in all versions.
+    """
+    with ours(path) as db:
+        check_tables(db, "keys")
+
+
+@contextmanager
+def ours(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file, with a schema of ours or of an earlier version; created when it is missing. Raises ConfigError."""
     with alone_in(path.parent), explained(path), closing(connect(create_private(path))) as db:
         if identity(db, path) is None:
             db.execute("PRAGMA journal_mode = WAL")
-            create_schema(db)
+            apply(db, SCHEMA)
         narrow(path)
-        for table in ("keys", "proofs"):
-            scalar(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - finds a damaged file at start, not at a prompt
+        yield db
+
+
+def check_tables(db: sqlite3.Connection, *tables: str) -> None:
+    """Find a damaged file at start, not at a prompt. Raises sqlite3.Error."""
+    for table in tables:
+        scalar(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - constants
 
 
 @contextmanager
@@ -147,10 +184,10 @@ def identity(db: sqlite3.Connection, path: Path) -> int | None:
     return version
 
 
-def create_schema(db: sqlite3.Connection) -> None:
-    """All of it or nothing."""
+def apply(db: sqlite3.Connection, statements: tuple[str, ...]) -> None:
+    """All of them or none."""
     with transaction(db):
-        for statement in SCHEMA:
+        for statement in statements:
             db.execute(statement)
 
 

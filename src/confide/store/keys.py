@@ -15,7 +15,7 @@ from pathlib import Path
 
 from confide.errors import ConfigError
 from confide.store.base import KeyRecord
-from confide.store.database import connect, explained, locate, prepare
+from confide.store.database import connect, explained, locate, prepare_keys
 
 TOKEN_PREFIX = "cfd_"  # noqa: S105 - lets secret scanners find a leaked token
 TOKEN_RANDOM_BYTES = 32  # 43 characters of base64url
@@ -102,5 +102,5 @@ def check_name(name: str) -> None:
 def open_keys(url: str | None, home: Path) -> KeyTable:
     """The keys of the store at `url` (None: under `home`), for the command line. Raises ConfigError."""
     path = locate(url, home)
-    prepare(path)
+    prepare_keys(path)
     return KeyTable(path)

@@ -12,20 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from msgspec.structs import astuple
 
 from confide import config
 from confide.errors import NotReady
-from confide.store.base import Keys, Proof
-from confide.store.database import connect, explained, locate, prepare, scalar
+from confide.protocol.canonical import DIGEST
+from confide.store import reports
+from confide.store.base import MAX_INTEGER, RECEIPT_ID_PREFIX, Keys, Proof
+from confide.store.database import ID_END, connect, explained, locate, prepare, scalar
 from confide.store.keys import KeyTable, read_keys
 from confide.store.lock import StateLock, lock_state
-from confide.store.writer import COLUMNS, RETRY_AFTER_S, Writer, not_stored
+from confide.store.writer import COLUMNS, RETRY_AFTER_S, Entry, Errand, Writer, not_stored
 
 __all__ = ["SqliteStore", "StateLock", "lock_state", "open_store"]
 
 WRITE_TIMEOUT_S = 2.0  # for the moment in which `confide keys` writes; prompts wait behind it
-FIND = f"SELECT {COLUMNS} FROM proofs WHERE chat_id = ? AND expires_at > ? ORDER BY id DESC LIMIT 1"  # noqa: S608
+# The first term is the one that is indexed. The + keeps SQLite from putting the value of the third into it, after which
+# no index would fit.
+FIND = f"""SELECT {COLUMNS} FROM proofs WHERE substr({{0}}, -{ID_END}) = substr(?, -{ID_END}) AND {{0}} IS NOT NULL
+    AND +{{0}} = ? AND expires_at > ? ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
+BY_RECEIPT_ID, BY_CHAT_ID = FIND.format("receipt_id"), FIND.format("chat_id")
 
 T = TypeVar("T")
 
@@ -48,12 +55,29 @@ class SqliteStore(KeyTable):
         if self._closed:
             raise not_stored()
         future = asyncio.get_running_loop().create_future()
-        self._writer.put(astuple(proof), future)
+        self._writer.put(Entry(astuple(proof), future))
         await future
 
-    async def proof(self, chat_id: str, *, now: int) -> Proof | None:
-        """The newest proof with this id that has not expired at `now` (Unix seconds), or None."""
-        return await self._read(lambda db: find(db, chat_id, now))
+    async def proof(self, lookup_id: str, *, now: int) -> Proof | None:
+        """The newest proof with this receipt id or chat id that has not expired at `now` (Unix seconds), or None."""
+        return await self._read(lambda db: find(db, lookup_id, now))
+
+    async def keep_report(self, digest: str, report: bytes, *, expires_at: int) -> None:
+        """Return once the report is committed; raises NotReady, and nothing was kept, when that fails.
+
+        Raises ValueError for what could not be found again: it must not reach the writer.
+        """
+        if DIGEST.fullmatch(digest) is None or not 0 <= expires_at <= MAX_INTEGER:
+            raise ValueError("a report is kept under a digest string, until Unix seconds from 0 to 2**63 - 1")
+        if self._closed:
+            raise not_stored()
+        future = asyncio.get_running_loop().create_future()
+        self._writer.put(Errand(lambda db: reports.keep(db, digest, report, expires_at), future))
+        await future
+
+    async def report(self, digest: str, *, now: int) -> bytes | None:
+        """The report of this keyset that has not expired at `now` (Unix seconds), or None."""
+        return await self._read(lambda db: reports.find(db, digest, now))
 
     async def keys(self) -> Keys:
         """All API keys."""
@@ -86,12 +110,17 @@ class SqliteStore(KeyTable):
             raise not_readable() from error
 
 
-def find(db: sqlite3.Connection, chat_id: str, now: int) -> Proof | None:
-    """The row as a Proof. A row that somebody damaged counts as none."""
+def find(db: sqlite3.Connection, lookup_id: str, now: int) -> Proof | None:
+    """The row as a Proof. A row that somebody damaged counts as none. Raises sqlite3.Error."""
+    by_id = BY_RECEIPT_ID if lookup_id.startswith(RECEIPT_ID_PREFIX) else BY_CHAT_ID
     try:
-        row = db.execute(FIND, (chat_id, now)).fetchone()
-        return None if row is None else Proof(**dict(zip(Proof.__struct_fields__, row, strict=True)))
-    except (ValueError, TypeError):  # the former also for an id that is not Unicode
+        row = db.execute(by_id, (lookup_id, lookup_id, now)).fetchone()
+        if row is None:
+            return None
+        # Converted, not constructed: a column may hold a value of any type. Bytes as they are, not as base64.
+        members = dict(zip(Proof.__struct_fields__, row, strict=True))
+        return msgspec.convert(members, Proof, builtin_types=(bytes,))
+    except ValueError:  # also for an id that is not Unicode
         return None
 
 

@@ -4,7 +4,8 @@ Theory of operation. `commit` puts a row and a future into the inbox. The thread
 with one INSERT statement, which in autocommit mode is one transaction, and then resolves all the futures with one call
 into the event loop. One statement, because SQLite's module gives up the interpreter lock for every statement it runs:
 with a statement a row, a busy event loop makes the thread wait once a row. Between batches the thread deletes what
-expired and notes which keys were used, a small bite at a time.
+expired and notes which keys were used, a small bite at a time. A report of a keyset, once in weeks, comes through the
+same inbox and is a transaction of its own.
 
 Exit: a resolved future means a committed row; NotReady means that no row of the batch was kept. Either happens to every
 entry, also when the thread ends.
@@ -16,10 +17,11 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from itertools import chain
+from typing import NamedTuple
 
 from confide.errors import NotReady
 from confide.store.base import Proof
@@ -30,6 +32,7 @@ MAX_BATCH = 64  # rows in a transaction
 TIDY_ROWS = 128  # half a bite: under load more is deleted than is written
 TIDY_S = 10.0
 PAGES_PER_COMMIT = 3  # the ends of the table and of the index by expiry, and what they hang from
+PAGES_PER_ROW = 2.25  # a page of each index by id, as ids are random; and a row, with its receipt, is a quarter of one
 CHECKPOINT_PAGES = 1000  # 4 MiB; SQLite makes a checkpoint of its own, inside a commit, at twice as many
 RETRY_AFTER_S = 5
 
@@ -38,7 +41,21 @@ ROW = f"({', '.join('?' * len(Proof.__struct_fields__))})"
 NOTE_USE = "UPDATE keys SET last_used_at = max(?, ifnull(last_used_at, 0)) WHERE id = ?"
 
 Row = tuple[object, ...]
-Entry = tuple[Row, asyncio.Future[None]]
+
+
+class Entry(NamedTuple):
+    """A proof to commit, and who waits for it."""
+
+    row: Row
+    future: asyncio.Future[None]
+
+
+class Errand(NamedTuple):
+    """Anything else to commit: `do` makes a transaction of its own of it, or raises sqlite3.Error."""
+
+    do: Callable[[sqlite3.Connection], None]
+    future: asyncio.Future[None]
+
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +90,13 @@ class Writer:
         self._db.execute(f"PRAGMA wal_autocheckpoint = {2 * CHECKPOINT_PAGES}")
         self._clock = clock
         self._retention = Retention(db, max_proofs=max_proofs)
-        self._inbox: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Entry | Errand | None] = queue.SimpleQueue()
         self._uses: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="confide-store-writer", daemon=True)
         self._ended = False
+        self._batch: list[Entry | Errand | None] = []
         self._rows_since_tidy = 0
-        self._pages_in_wal = 0
+        self._pages_in_wal = 0.0
         self._tidy_at = 0.0  # monotonic seconds; in the past: the first thing to do
         self._more_to_tidy = False
 
@@ -86,9 +104,9 @@ class Writer:
         """Begin to write."""
         self._thread.start()
 
-    def put(self, row: Row, future: asyncio.Future[None]) -> None:
-        """Hand over one row; `future` is resolved when it is committed. Raises NotReady after the end."""
-        self._inbox.put((row, future))
+    def put(self, entry: Entry | Errand) -> None:
+        """Hand over one entry; its future is resolved when it is committed. Raises NotReady after the end."""
+        self._inbox.put(entry)
         if self._ended:  # asked after the put: either the thread's last look finds the entry, or we see the end here
             raise not_stored()
 
@@ -108,54 +126,55 @@ class Writer:
                 pass
         finally:
             self._ended = True
-            if left := [entry for entry in self._waiting() if entry]:
-                self._settle(left, stored=False)
+            if left := [entry for entry in (*self._batch, *self._waiting()) if entry]:
+                self._settle(left, stored=False)  # who was answered already is passed over
 
     def _step(self) -> bool:
         """Write one batch, or tidy up; False when it was the last."""
-        batch = self._take()
-        entries = [entry for entry in batch if entry]
-        if entries:
-            self._serve(entries)
+        self._batch = batch = self._take()
+        if entries := [entry for entry in batch if isinstance(entry, Entry)]:
+            self._serve(entries, lambda: self._insert(entries))
             self._checkpoint_if_due()
-        if len(entries) < len(batch):
+        for errand in batch:
+            if isinstance(errand, Errand):
+                self._serve([errand], partial(errand.do, self._db))
+        if None in batch:
             self._tidy()
             return False
         if self._is_tidy_due():
             self._tidy()
         return True
 
-    def _take(self) -> list[Entry | None]:
+    def _take(self) -> list[Entry | Errand | None]:
         """All that waits, up to a batch; nothing when it is time to tidy."""
         wait_s = 0.0 if self._more_to_tidy else max(0.0, self._tidy_at - time.monotonic())
         with suppress(queue.Empty):
             return [self._inbox.get(timeout=wait_s), *self._waiting(MAX_BATCH - 1)]
         return []
 
-    def _waiting(self, limit: int | None = None) -> list[Entry | None]:
+    def _waiting(self, limit: int | None = None) -> list[Entry | Errand | None]:
         count = self._inbox.qsize()  # nobody else takes from the inbox
         return [self._inbox.get_nowait() for _ in range(count if limit is None else min(count, limit))]
 
-    def _serve(self, entries: list[Entry]) -> None:
+    def _serve(self, entries: Sequence[Entry | Errand], write: Callable[[], None]) -> None:
+        """Commit one transaction, of which nothing is kept when it fails, and answer."""
         stored = False
         try:
-            stored = self._write(entries)
+            write()
+            stored = True
+        except sqlite3.Error as error:
+            logger.warning("%d entries not stored: %s", len(entries), reason(error))
         finally:  # nobody may wait for ever
             self._settle(entries, stored=stored)
 
-    def _write(self, entries: list[Entry]) -> bool:
-        """Commit one transaction; False when nothing of it was kept."""
-        try:
-            self._db.execute(insert(len(entries)), tuple(chain.from_iterable(row for row, _ in entries)))
-        except sqlite3.Error as error:
-            logger.warning("%d proofs not stored: %s", len(entries), reason(error))
-            return False
-        self._retention.added(len(entries))
-        self._rows_since_tidy += len(entries)
-        self._pages_in_wal += PAGES_PER_COMMIT + len(entries)  # a random id has a page of its own in the index
-        return True
+    def _insert(self, entries: list[Entry]) -> None:
+        rows = len(entries)
+        self._db.execute(insert(rows), tuple(chain.from_iterable(row for row, _ in entries)))
+        self._retention.added(rows)
+        self._rows_since_tidy += rows
+        self._pages_in_wal += PAGES_PER_COMMIT + PAGES_PER_ROW * rows
 
-    def _settle(self, entries: list[Entry], *, stored: bool) -> None:
+    def _settle(self, entries: Sequence[Entry | Errand], *, stored: bool) -> None:
         """Answer a batch, in the loop that its futures belong to."""
         futures = [future for _, future in entries]
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -169,7 +188,7 @@ class Writer:
         """Move the WAL into the file when nobody waits for this batch: that waits for the disk, twice."""
         if self._pages_in_wal < CHECKPOINT_PAGES:
             return
-        self._pages_in_wal = 0
+        self._pages_in_wal = 0.0
         with suppress(sqlite3.Error):  # a full disk: the rows stay in the WAL, where they are durable too
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 

@@ -26,6 +26,10 @@ class Tally(msgspec.Struct):
 class Answering(Protocol):
     """One answer that was accepted and is about to be made. Closing the generator ends the generation at once."""
 
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether the request was handed to inference: false while it waits, and for good when it was refused then."""
+
     def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
         """The bytes of the event stream, whole events, without `[DONE]`. Raises WireError where it cannot go on."""
 

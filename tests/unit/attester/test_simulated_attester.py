@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from confide.attester.keys import load_seed
+from confide.attester.seed import load_seed
 from confide.attester.simulated import MAX_WAITING, SimulatedAttester, require_report_data
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.protocol.legacy_report import attestation, legacy_report, pick_attestation

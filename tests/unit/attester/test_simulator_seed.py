@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.attester.keys import create_seed, load_seed
+from confide.attester.seed import create_seed, load_seed
 from confide.errors import ConfigError
 
 
@@ -73,7 +73,7 @@ def test_threads_that_start_at_once_read_the_same_seed(directory: Path) -> None:
 
 def test_processes_that_start_at_once_read_the_same_seed(directory: Path) -> None:
     program = (
-        "import sys, pathlib; from confide.attester.keys import load_seed; "
+        "import sys, pathlib; from confide.attester.seed import load_seed; "
         "print('ready', flush=True); sys.stdin.readline(); print(load_seed(pathlib.Path(sys.argv[1])).hex())"
     )
     children = [

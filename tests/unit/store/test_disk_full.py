@@ -2,28 +2,15 @@
 
 import asyncio
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from confide.errors import NotReady
 from confide.store import SqliteStore
-from store_builders import NOW, opened, proof
-
-
-@contextmanager
-def no_file_larger_than(size_bytes: int) -> Iterator[None]:
-    """What the kernel then answers to a write is an error, as it does on a full disk. Needs no privilege."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from store_builders import NOW, no_file_larger_than, opened, proof
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from confide.store import Proof, open_store
 
 async def one(store, name):
     digest = bytes(32)
-    await store.commit(Proof(chat_id=name, model="m", request_sha256=digest, response_sha256=digest, outcome="complete",
-        credential_sha256=None, created_at=1, expires_at=2**40, seal=digest))
+    await store.commit(Proof(receipt_id=f"rcpt-{name}", chat_id=name, request_sha256=digest, response_sha256=digest,
+        credential_sha256=None, expires_at=2**40, receipt=b"{}", seal=digest))
     print(name, flush=True)
 
 async def main():
@@ -44,5 +44,32 @@ async def test_every_proof_that_was_told_of_is_there_after_kill_9(tmp_path: Path
         assert process.returncode == -signal.SIGKILL
     assert len(told) >= 10 * lines
     async with opened(tmp_path) as store:
-        missing = [chat_id for chat_id in told if await store.proof(chat_id, now=NOW) is None]
+        ids = [lookup_id for name in told for lookup_id in (name, f"rcpt-{name}")]
+        missing = [lookup_id for lookup_id in ids if await store.proof(lookup_id, now=NOW) is None]
     assert missing == []
+
+
+KEEP_REPORT_AND_TELL = """
+import asyncio, sys
+from pathlib import Path
+from confide import config
+from confide.store import open_store
+
+async def main():
+    store = open_store(None, Path(sys.argv[1]), config.Store())
+    await store.keep_report("sha256:" + "ab" * 32, b"the report", expires_at=2**40)
+    print("kept", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_report_that_was_told_to_be_kept_is_there_after_kill_9(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KEEP_REPORT_AND_TELL, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "kept\n"
+        process.kill()
+    async with opened(tmp_path) as store:
+        assert await store.report("sha256:" + "ab" * 32, now=NOW) == b"the report"

@@ -15,14 +15,13 @@ DIGESTS = st.binary(min_size=32, max_size=32)
 TIMES = st.integers(0, 2**63 - 1)
 PROOFS = st.builds(
     Proof,
-    chat_id=TEXTS,
-    model=TEXTS,
+    receipt_id=TEXTS.map("rcpt-{}".format),
+    chat_id=st.none() | TEXTS,
     request_sha256=DIGESTS,
     response_sha256=DIGESTS,
-    outcome=TEXTS,
     credential_sha256=st.none() | DIGESTS,
-    created_at=TIMES,
     expires_at=TIMES,
+    receipt=st.binary(max_size=100),
     seal=DIGESTS,
 )
 
@@ -34,20 +33,21 @@ def unsealed(encoded: bytes, seal: bytes) -> Proof:
     def part() -> bytes:
         return source.read(int.from_bytes(source.read(4), "big"))
 
-    assert source.read(1) == b"\x01"
-    chat_id, model, request, response, outcome = part(), part(), part(), part(), part()
-    credential = part() if source.read(1) == b"\x01" else None
-    created_at, expires_at = (int.from_bytes(source.read(8), "big") for _ in range(2))
+    def part_or_none() -> bytes | None:
+        return part() if source.read(1) == b"\x01" else None
+
+    assert source.read(1) == b"\x02"
+    receipt_id, chat_id, request, response, credential = part(), part_or_none(), part(), part(), part_or_none()
+    expires_at, receipt = int.from_bytes(source.read(8), "big"), part()
     assert source.read() == b""
     return Proof(
-        chat_id=chat_id.decode(),
-        model=model.decode(),
+        receipt_id=receipt_id.decode(),
+        chat_id=None if chat_id is None else chat_id.decode(),
         request_sha256=request,
         response_sha256=response,
-        outcome=outcome.decode(),
         credential_sha256=credential,
-        created_at=created_at,
         expires_at=expires_at,
+        receipt=receipt,
         seal=seal,
     )
 
@@ -58,25 +58,28 @@ def test_every_member_but_the_seal_can_be_read_back_from_the_sealed_bytes(record
 
 
 def test_text_cannot_move_from_one_member_to_the_next() -> None:
-    first, second = proof("ab", outcome="c"), proof("a", outcome="bc")
+    first, second = proof("c", receipt_id="rcpt-ab"), proof("bc", receipt_id="rcpt-a")
     assert first.sealed_bytes() != second.sealed_bytes()
+
+
+def test_no_chat_id_is_not_an_empty_one() -> None:
+    assert proof(None, receipt_id="rcpt-a").sealed_bytes() != proof("", receipt_id="rcpt-a").sealed_bytes()
 
 
 def test_sealed_bytes_are_these() -> None:
     record = Proof(
-        chat_id="é",
-        model="m",
+        receipt_id="rcpt-é",
+        chat_id="c",
         request_sha256=b"\xaa" * 32,
         response_sha256=b"\xbb" * 32,
-        outcome="",
         credential_sha256=None,
-        created_at=1,
         expires_at=258,
+        receipt=b"{}",
         seal=b"\x00" * 32,
     )
     assert record.sealed_bytes().hex() == (
-        "01" + "00000002c3a9" + "000000016d" + "00000020" + "aa" * 32 + "00000020" + "bb" * 32 + "00000000" + "00"
-        "0000000000000001" + "0000000000000102"
+        "02" + "00000007726370742dc3a9" + "010000000163" + "00000020" + "aa" * 32 + "00000020" + "bb" * 32 + "00"
+        "0000000000000102" + "000000027b7d"
     )
 
 
@@ -89,9 +92,17 @@ def test_a_digest_of_another_length_is_refused(name: str) -> None:
 @pytest.mark.parametrize("at", [-1, 2**63])
 def test_a_time_that_the_database_could_not_hold_is_refused(at: int) -> None:
     with pytest.raises(ValueError, match="Unix seconds"):
-        proof(created_at=at)
+        replace(proof(), expires_at=at)
 
 
 def test_half_a_surrogate_pair_is_refused_before_it_reaches_a_batch() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         proof("\ud800")
+    with pytest.raises(ValueError, match="surrogates"):
+        proof(receipt_id="rcpt-\ud800")
+
+
+@pytest.mark.parametrize("receipt_id", ["", "rcpt", "RCPT-1", "chatcmpl-1", " rcpt-1"])
+def test_a_receipt_id_by_which_nobody_would_find_it_is_refused(receipt_id: str) -> None:
+    with pytest.raises(ValueError, match="begins with rcpt-"):
+        replace(proof(), receipt_id=receipt_id)

@@ -70,7 +70,7 @@ async def test_the_file_stops_growing_at_the_cap(tmp_path: Path) -> None:
     await commit_all(tmp_path, range(1500, 9000), settings=settings)
     late = (tmp_path / "confide.db").stat().st_size
     assert late <= early * 1.25
-    assert late < 500_000
+    assert late < 1_500_000  # 500 proofs with their receipts, and what comes between two bites
     assert count(tmp_path) == 500
 
 

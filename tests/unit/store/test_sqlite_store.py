@@ -1,8 +1,11 @@
 """What is committed can be read, by anyone who opens the file; many commits share one transaction."""
 
 import asyncio
+import re
+import sqlite3
 import stat
 import struct
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -12,6 +15,7 @@ from msgspec.structs import replace
 
 from confide import config
 from confide.errors import NotReady
+from confide.store.sqlite import BY_CHAT_ID, BY_RECEIPT_ID
 from store_builders import NOW, count, opened, proof, query
 
 
@@ -33,7 +37,76 @@ async def test_a_proof_made_without_a_credential_keeps_none(tmp_path: Path) -> N
     bare = replace(proof(), credential_sha256=None)
     async with opened(tmp_path) as store:
         await store.commit(bare)
-        assert await store.proof(bare.chat_id, now=NOW) == bare
+        assert await store.proof("chatcmpl-1", now=NOW) == bare
+
+
+async def test_a_proof_is_found_by_its_receipt_id_and_by_its_chat_id(tmp_path: Path) -> None:
+    mine, other = proof("chatcmpl-1", receipt_id="rcpt-1"), proof("chatcmpl-2", receipt_id="rcpt-2")
+    async with opened(tmp_path) as store:
+        await asyncio.gather(store.commit(mine), store.commit(other))
+        for lookup_id, expected in [("rcpt-1", mine), ("chatcmpl-1", mine), ("rcpt-2", other), ("chatcmpl-2", other)]:
+            assert await store.proof(lookup_id, now=NOW) == expected
+
+
+async def test_a_proof_without_a_chat_id_is_found_by_its_receipt_id_alone(tmp_path: Path) -> None:
+    bare = proof(None, receipt_id="rcpt-1")
+    async with opened(tmp_path) as store:
+        await store.commit(bare)
+        assert await store.proof("rcpt-1", now=NOW) == bare
+        for lookup_id in ("None", "", "NULL"):
+            assert await store.proof(lookup_id, now=NOW) is None
+
+
+async def test_ids_that_end_alike_are_told_apart(tmp_path: Path) -> None:
+    ends = "0123456789abcdef"
+    async with opened(tmp_path) as store:
+        for number in range(5):
+            await store.commit(proof(f"chatcmpl-{number}{ends}", receipt_id=f"rcpt-{number}{ends}"))
+        for number in range(5):
+            for lookup_id in (f"chatcmpl-{number}{ends}", f"rcpt-{number}{ends}"):
+                found = await store.proof(lookup_id, now=NOW)
+                assert found is not None
+                assert lookup_id in (found.receipt_id, found.chat_id)
+        for lookup_id in (ends, ends[-10:], f"rcpt-{ends}", f"chatcmpl-5{ends}"):
+            assert await store.proof(lookup_id, now=NOW) is None
+
+
+async def test_a_chat_id_cannot_be_taken_for_a_receipt_id(tmp_path: Path) -> None:
+    honest = proof("chatcmpl-1", receipt_id="rcpt-1")
+    async with opened(tmp_path) as store:
+        await store.commit(honest)
+        await store.commit(proof("rcpt-1", receipt_id="rcpt-2"))  # an answer whose id imitates another's receipt id
+        assert await store.proof("rcpt-1", now=NOW) == honest
+
+
+@pytest.mark.parametrize("statement", [BY_RECEIPT_ID, BY_CHAT_ID])
+async def test_a_lookup_reads_one_index_and_sorts_nothing(tmp_path: Path, statement: str) -> None:
+    async with opened(tmp_path):
+        with closing(sqlite3.connect(tmp_path / "confide.db")) as db:
+            plan = db.execute(f"EXPLAIN QUERY PLAN {statement}", ("rcpt-1", "rcpt-1", NOW)).fetchall()
+    assert len(plan) == 1
+    assert re.fullmatch(r"SEARCH proofs USING INDEX proofs_by_(receipt|chat)_id \(<expr>=\?\)", plan[0][3])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("receipt", "text"),
+        ("receipt", None),
+        ("seal", "\x04" * 32),
+        ("expires_at", "later"),
+        ("chat_id", b"chatcmpl-1"),
+    ],
+)
+async def test_a_row_that_somebody_damaged_counts_as_none(tmp_path: Path, column: str, value: object) -> None:
+    async with opened(tmp_path) as store:
+        await store.commit(proof(receipt_id="rcpt-1"))
+        with closing(sqlite3.connect(tmp_path / "confide.db", isolation_level=None)) as db:
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'proofs'")
+        with closing(sqlite3.connect(tmp_path / "confide.db", isolation_level=None)) as db:
+            db.execute(f"UPDATE proofs SET {column} = ?", (value,))
+        assert await store.proof("rcpt-1", now=NOW) is None
 
 
 async def test_commit_returns_when_another_process_would_see_the_row(tmp_path: Path) -> None:
@@ -45,14 +118,22 @@ async def test_commit_returns_when_another_process_would_see_the_row(tmp_path: P
 
 async def test_a_reused_id_points_to_the_newest_proof(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
-        await store.commit(proof(outcome="first"))
-        await store.commit(proof(outcome="second"))
-        found = await store.proof("chatcmpl-1", now=NOW)
-    assert found is not None
-    assert found.outcome == "second"
+        for receipt in (b"first", b"second"):
+            await store.commit(proof("chatcmpl-1", receipt_id="rcpt-1", receipt=receipt))
+        for lookup_id in ("chatcmpl-1", "rcpt-1"):
+            found = await store.proof(lookup_id, now=NOW)
+            assert found is not None
+            assert found.receipt == b"second"
 
 
-@pytest.mark.parametrize("chat_id", ["", "nobody", "\udc80", "%", "' OR 1=1 --", "x" * 100_000])
+async def test_a_newer_proof_that_expired_earlier_does_not_hide_the_older_one(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await store.commit(proof(ttl_s=600))
+        await store.commit(proof(ttl_s=60))
+        assert await store.proof("chatcmpl-1", now=NOW + 60) == proof(ttl_s=600)
+
+
+@pytest.mark.parametrize("chat_id", ["", "nobody", "\udc80", "%", "' OR 1=1 --", "x" * 100_000, "rcpt-", "rcpt-\ud800"])
 async def test_an_unknown_id_is_none(tmp_path: Path, chat_id: str) -> None:
     async with opened(tmp_path) as store:
         await store.commit(proof())
@@ -110,6 +191,10 @@ async def test_a_closed_store_refuses_instead_of_waiting(tmp_path: Path) -> None
             await store.proof("chatcmpl-1", now=NOW)
         with pytest.raises(NotReady):
             await store.keys_version()
+        with pytest.raises(NotReady):
+            await store.keep_report("sha256:" + "0" * 64, b"", expires_at=NOW)
+        with pytest.raises(NotReady):
+            await store.report("sha256:" + "0" * 64, now=NOW)
 
 
 @pytest.mark.parametrize("synchronous", ["normal", "full"])

@@ -6,6 +6,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from confide.gateway.keysets import CurrentKeyset
+from confide.protocol.report import API_VERSION
+
 LLMS_TXT = """# Confide
 
 > An OpenAI-compatible inference service that proves what it did.
@@ -14,16 +17,20 @@ LLMS_TXT = """# Confide
 - GET /v1/models: the models there are
 - GET /v1/signature/{id}?signing_algo=ecdsa|ed25519: the signature over the SHA-256 of a request and of its response,
   found by the response `id`
+- GET /v1/aci/attestation?nonce=<64 lower-case hex digits>: the attestation report that binds the workload keyset
+- GET /v1/aci/receipts/{id}: the signed receipt of a response, by its X-Receipt-Id or its `id`
+- GET /v1/aci/keysets/{digest}: the report of a keyset that stood before, for receipts that name it
+- GET /v1/aci/sessions: attested sessions of a second hop; none here
 - GET /v1/attestation/report?nonce=<64 hex digits>: the quote that binds the signing key to the TEE, for your nonce
 - GET /health, GET /health/ready: liveness and readiness
 """
 
 
-def routes(readiness: Callable[[], str]) -> list[Route]:
+def routes(readiness: Callable[[], str], keyset: CurrentKeyset) -> list[Route]:
     """The routes of this surface; `readiness` gives ready, starting, draining or degraded."""
 
     async def root(_: Request) -> Response:
-        return JSONResponse({"service": "confide", "documentation": "/llms.txt"})
+        return JSONResponse({"api_version": API_VERSION, "workload_keyset_digest": keyset().epoch.digest})
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -12,12 +13,13 @@ from confide.attester.keys import LegacyKeys
 from confide.errors import InvalidRequest, NotFound
 from confide.gateway import auth
 from confide.gateway.models import ModelTable
+from confide.gateway.routes.aci import readable_proof
 from confide.protocol import legacy_report as report
+from confide.protocol.report import API_VERSION
 from confide.protocol.signature import Algo, parse_algo, signature_text
 from confide.protocol.statement import legacy_report_data, parse_nonce
 from confide.store.base import Store
 
-UNKNOWN_ID = "Chat id not found or expired"
 UNKNOWN_SIGNER = "Signing address not found on this server"
 
 
@@ -34,13 +36,11 @@ def routes(
     async def signature(request: Request) -> Response:
         algo = parse_algo(request.query_params.get("signing_algo"))
         presented = auth.credential(request.scope["headers"])
-        proof = await store.proof(request.path_params["id"], now=now())
-        # The seal is checked first: a row that this workload did not write does not exist.
-        if proof is None or not attester.keys.check_seal(proof.sealed_bytes(), proof.seal):
-            raise NotFound(UNKNOWN_ID)
-        auth.may_read(proof.credential_sha256, presented)
+        proof = await readable_proof(store, attester, request.path_params["id"], presented, now())
         text = signature_text(proof.request_sha256, proof.response_sha256)
-        return JSONResponse(signed(attester.keys, text, algo))
+        document = {**signed(attester.keys, text, algo), "api_version": API_VERSION}
+        document["receipt"] = msgspec.Raw(proof.receipt)
+        return Response(msgspec.json.encode(document), media_type="application/json")
 
     async def attestation_report(request: Request) -> Response:
         query = request.query_params
@@ -76,7 +76,7 @@ def routes(
     return [Route("/v1/signature/{id}", signature), Route("/v1/attestation/report", attestation_report)]
 
 
-def signed(keys: LegacyKeys, text: str, algo: Algo) -> dict[str, str]:
+def signed(keys: LegacyKeys, text: str, algo: Algo) -> dict[str, object]:
     """The signature document (wire contract 5)."""
     return {
         "text": text,

@@ -6,7 +6,7 @@ ends, the exchange with the engine is aborted in `finally`, which closes the soc
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -92,13 +92,16 @@ class EmbeddedUpstream:
         async with self._compiling:
             return await asyncio.to_thread(compile_grammar, constraint.grammar, param=constraint.param)
 
-    async def events(self, body: dict[str, object]) -> AsyncGenerator[list[EngineEvent], None]:
+    async def events(
+        self, body: dict[str, object], begin: Callable[[], None]
+    ) -> AsyncGenerator[list[EngineEvent], None]:
         """The engine's events for one request, as many as each read brings. Raises WireError; closing it frees the
-        slot at once.
+        slot at once. `begin` is called before the engine gets the first byte.
         """
         await self.slots.acquire()
         try:
             self._engine.check_ready()  # it may have died while this request waited
+            begin()
             framer = Framer()
             exchange = await self._channel.send(b"POST", PATH, self._headers, msgspec.json.encode(body))
             try:
@@ -124,6 +127,7 @@ class EmbeddedAnswer:
         self._plan = planned
         self._request = request
         self._head = head
+        self.is_forwarded = False
 
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
         """The chunks of the event stream, without `[DONE]` (wire contract 2.7)."""
@@ -181,7 +185,7 @@ class EmbeddedAnswer:
 
     async def _steps(self, choice: Choice) -> Steps:
         """One choice to its end. Raises WireError when the engine ends without saying how, or leaves the grammar."""
-        async with aclosing(self._upstream.events(self._plan.bodies[choice.index])) as reads:
+        async with aclosing(self._upstream.events(self._plan.bodies[choice.index], self._begin)) as reads:
             async for events in reads:
                 deltas, failure = advance(choice, events)
                 yield choice, deltas
@@ -189,6 +193,9 @@ class EmbeddedAnswer:
                     raise failure
         if choice.finish_reason is None:
             raise UpstreamFailed(ENDED_EARLY)
+
+    def _begin(self) -> None:
+        self.is_forwarded = True
 
     async def _interleaved(self, choices: list[Choice]) -> Steps:
         """Several choices as they come. The first failure ends all; leaving ends all."""
