@@ -1,7 +1,8 @@
 """The attacker sits between client and service: reads and rewrites every byte, and runs a simulated TEE of their own.
 
-They want `confide ask` to call something verified that the attested key did not sign, or signed for another exchange.
-They cannot make the client trust another root. The twin of every attack is the same relay that changes nothing.
+They want `confide ask --signature` to call something verified that the attested key did not sign, or signed for
+another exchange. They cannot make the client trust another root. The twin of every attack is the same relay that
+changes nothing.
 """
 
 import asyncio
@@ -115,7 +116,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 async def ask(scene: Scene, home: Path, attack: Attack, *arguments: str) -> Outcome:
     """The command, through the man in the middle. `home`: where the honest simulator's root is."""
     async with listening(cast("Gateway", ManInTheMiddle(scene, attack))) as url:
-        command = ["ask", QUESTION, "--json", "--base-url", url, *arguments]
+        proof = [] if "--signature" in arguments else ["--signature", "ecdsa"]
+        command = ["ask", QUESTION, "--json", "--base-url", url, *proof, *arguments]
         environ = {"CONFIDE_HOME": str(home), "CONFIDE_API_KEY": None}
         result = await asyncio.to_thread(CliRunner().invoke, app, command, env=environ)
     document = json.loads(result.stdout) if result.stdout else {}
@@ -336,7 +338,9 @@ async def test_what_was_altered_is_named_and_not_verified(
     assert altered.document["verdict"] == "NOT VERIFIED"
 
 
-@pytest.mark.parametrize("arguments", [["--stream"], ["--no-stream"], ["--algo", "ed25519"]], ids=lambda each: each[-1])
+@pytest.mark.parametrize(
+    "arguments", [["--stream"], ["--no-stream"], ["--signature", "ed25519"]], ids=lambda each: each[-1]
+)
 async def test_the_honest_twin_is_verified(scene: Scene, tmp_path: Path, arguments: list[str]) -> None:
     honest = await ask(scene, tmp_path / "honest", Attack(), *arguments)
     assert (honest.status, honest.error) == (0, None)

@@ -4,6 +4,7 @@ import datetime
 import os
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cryptography import x509
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from confide import config
 from confide.cli.serve import MASK, as_toml, masked
-from confide.config import Attester, Config, Engine, Limits, Model, Pricing, Server, Store
+from confide.config import Attester, Config, Engine, Limits, Model, Pricing, Server, Source, Store
 from running import CONFIDE
 
 Completed = subprocess.CompletedProcess[str]
@@ -48,18 +49,25 @@ decimals = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True)
 sqlite_urls = st.from_regex(r"sqlite:///[^\x00-\x1f\ud800-\udfff]{1,30}", fullmatch=True)
 
 
+domains = st.from_regex(r"[a-z0-9]{1,10}(-[a-z0-9]{1,10})?(\.[a-z0-9]{1,10}){0,3}", fullmatch=True)
+labels = st.from_regex(r"[!-~]{1,40}", fullmatch=True)
+
+
 def whole(least: int, most: int = LARGEST) -> st.SearchStrategy[int]:
     return st.integers(least, most)
 
 
 @st.composite
 def servers(draw: st.DrawFn) -> Server:
-    has_tls = draw(st.booleans())
+    tls: Literal["files", "attested"] = draw(st.sampled_from(["files", "attested"]))
+    has_cert = draw(st.booleans())
     return Server(
         host=draw(st.from_regex(r"[a-z0-9]{1,20}(\.[a-z0-9]{1,20}){0,3}|[0-9a-f:]{2,20}", fullmatch=True)),
         port=draw(whole(0, 65535)),
-        tls_cert=draw(paths) if has_tls else None,
-        tls_key=draw(paths) if has_tls else None,
+        tls=tls,
+        tls_cert=draw(paths) if has_cert else None,
+        tls_key=draw(paths) if has_cert and tls == "files" else None,
+        domain=draw(st.none() | domains) if tls == "attested" else None,
         max_body_bytes=draw(whole(1)),
         drain_s=draw(seconds),
         keepalive_comment_s=draw(st.none() | seconds),
@@ -89,7 +97,18 @@ def configurations(draw: st.DrawFn) -> Config:
     names = draw(st.lists(ids, min_size=3, max_size=6, unique=True))
     return Config(
         server=draw(servers()),
-        attester=Attester(kind=draw(st.sampled_from(["auto", "simulated"]))),
+        attester=Attester(
+            kind=draw(st.sampled_from(["auto", "simulated"])), keyset_lifetime_s=draw(whole(10, 31_622_400))
+        ),
+        source=draw(
+            st.builds(
+                Source,
+                repo_url=st.none() | labels,
+                repo_commit=st.none() | st.from_regex(r"[0-9a-f]{40}|[0-9a-f]{64}", fullmatch=True),
+                image_digest=st.none() | st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True),
+                image_provenance=st.none() | labels,
+            )
+        ),
         store=draw(
             st.builds(
                 Store,
@@ -180,6 +199,9 @@ def test_secrets_are_masked(key: str, value: object, shown: object) -> None:
         (MODEL + 'aliases = ["a"]', (), "given twice"),
         (MODEL + 'modalities = ["image"]', (), "projector"),
         ("[server]\ntls_cert = 'c.pem'", (), "both or neither"),
+        ("[server]\ntls = 'attested'\ntls_key = 'k.pem'", (), "where the attester makes the key"),
+        ("[server]\ntls = 'attested'\ntls_cert = 'c.pem'", (), "tls_cert c.pem: cannot be read"),
+        ("[server]\ndomain = 'a.example'", (), 'tls is not "attested"'),
         ("[server]\ntls_cert = 'c.pem'\ntls_key = 'k.pem'", (), "tls_cert c.pem: cannot be read"),
         (MODEL + "modalities = ['image']\nprojector = 'none.gguf'", (), "projector none.gguf: cannot be read"),
         ('[[model]]\nid = "a"\nupstream_model = "gpt-9"', (), "unknown weights 'gpt-9', expected one of: smollm2-135m"),

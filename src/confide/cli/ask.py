@@ -1,160 +1,158 @@
 """`confide ask`: one question, its answer, and what was checked about it."""
 
-import io
 import os
 import sys
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from confide import config
-from confide.client import asking, verifier
-from confide.client.answer import Question
-from confide.errors import CannotTell, ConfigError
-from confide.evidence.policy import Anchors, TdxPolicy
-from confide.evidence.result import Check, Status, Verification
+from confide.cli import results
+from confide.cli.trust import LATEST_S, AsJson, BundleFile, Trust, trusting
+from confide.client import asking, party, verifier
+from confide.client.answer import Answer, Question
+from confide.client.policy import Policy
+from confide.client.sending import now_s
+from confide.errors import CannotTell, ConfigError, VerificationError
+from confide.evidence.result import Verification
 from confide.protocol.signature import Algo
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
-SIMULATED = "SIMULATED TEE: no hardware protection"
-STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.SKIP: "yellow"}
-LATEST_S = 253_402_300_799  # the last second of the year 9999, in Unix seconds
-PIPED_WIDTH = 1000  # columns; a reason that is cut off is of no use to grep
 
 # A model writes what it likes; a terminal obeys some of it.
 CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+@trusting
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question.")],
+    trust: Trust,
     base_url: Annotated[
         str, typer.Option("--base-url", envvar="CONFIDE_BASE_URL", help="Address of the service.")
     ] = DEFAULT_BASE_URL,
     model: Annotated[str | None, typer.Option("--model", help="Model id; default: the service's first.")] = None,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is written.")] = True,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = None,
-    algo: Annotated[Algo, typer.Option("--algo", help="Which of the service's keys is to sign.")] = Algo.ECDSA,
-    trust_root: Annotated[
-        list[Path] | None,
-        typer.Option("--trust-root", metavar="PEM", help="Root of a SIMULATED TEE to accept; may be repeated."),
+    bundle: BundleFile = None,
+    bodies: Annotated[
+        bool, typer.Option("--bodies", help="The bundle also holds question and answer, in clear.")
+    ] = False,
+    signature: Annotated[
+        Algo | None,
+        typer.Option("--signature", help="Check the older request signature by this key instead of the receipt."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     at: Annotated[
         int | None,
         typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Ask one question and verify the answer. The API key is read from CONFIDE_API_KEY."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an answer may hold what this terminal cannot show
+    """Ask one question and verify the answer. The API key is read from CONFIDE_API_KEY.
+
+    A service on a loopback address may have this machine's simulated TEE, and may be reached over plain HTTP.
+    """
+    results.show_anything()
     url = asking.parse_base_url(base_url)
-    roots = tuple(trust_root or ()) or (local_root() if asking.is_loopback(url) else ())
-    anchors = pinned(roots)
-    with asking.connected(url, asking.parse_api_key(os.environ.get("CONFIDE_API_KEY", ""))) as service:
-        asked = asking.ask(
-            service,
-            Question(prompt, model or service.first_model(), stream, max_tokens),
-            algo=algo,
-            anchors=anchors,
-            policy=TdxPolicy(),
-            now=lambda: int(time.time()) if at is None else at,
-            on_text=(lambda _: None) if as_json else show_text,
-        )
-    if as_json:
-        print(msgspec.json.encode(document(asked)).decode())
-    else:
-        show_checks(asked.verification, roots)
-    verifier.require(asked.verification)
-    if asked.answer.broken is not None:
-        raise CannotTell(f"the answer broke off: {asked.answer.broken}", remedy="Ask again.")
+    api_key = asking.parse_api_key(os.environ.get("CONFIDE_API_KEY", ""))
+    if asking.is_loopback(url):
+        trust = trust.on_this_machine(is_plain=url.scheme == "http")
+    check_combination(trust, signature, bundle, bodies)
+    policy, screen = trust.policy(), Screen(as_json, trust.pinned)
+    now = now_s if at is None else lambda: at
+    verifying = policy if signature is None else None
+    with asking.connected(url, api_key, policy=verifying, now=now, keep_bodies=bodies) as service:
+
+        def question() -> Question:
+            return Question(prompt, model or service.first_model(), stream, max_tokens)
+
+        if signature is None:
+            answer = by_receipt(service, question, screen, bundle, now)
+        else:
+            answer = by_signature(service, question, screen, policy, signature, now)
+    if answer.broken is not None:
+        raise CannotTell(f"the answer broke off: {answer.broken}", remedy="Ask again.")
 
 
-def local_root() -> tuple[Path, ...]:
-    """The root of the simulator of this machine, if there is one."""
-    path = config.home() / "simulator" / "root.pem"
-    return (path,) if path.exists() else ()
-
-
-def pinned(roots: tuple[Path, ...]) -> Anchors:
-    """The hardware roots, and these simulated ones. Raises ConfigError."""
-    anchors = Anchors.default()
-    for path in roots:
-        try:
-            anchors = anchors.with_simulated(read_root(path))
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}", remedy="Name the root of a simulator.") from error
-    return anchors
-
-
-def read_root(path: Path) -> bytes:
-    """The certificate in a PEM file, as DER. Raises ConfigError."""
+def by_receipt(
+    service: asking.Service,
+    question: Callable[[], Question],
+    screen: "Screen",
+    bundle: Path | None,
+    now: Callable[[], int],
+) -> Answer:
+    """The answer, proven by its receipt and shown. Raises VerificationError, CannotTell."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
-    except OSError as error:
-        raise ConfigError(
-            f"the root {path} cannot be read: {error.strerror}", remedy="Name a PEM file with --trust-root."
-        ) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"the root {path} is no PEM certificate",
-            remedy="A simulated service writes its own to <CONFIDE_HOME>/simulator/root.pem.",
-        ) from error
+        answer, proof = asking.prove(service, question(), screen.show_text)
+    except VerificationError as failure:
+        screen.show(party.shown(failure, now()), None)
+        raise party.told(failure) from failure
+    screen.show(proof, answer.id or None, None if bundle is None else proof.bundle(bundle))
+    return answer
 
 
-def show_text(text: str) -> None:
-    """A piece of the answer, at once, with nothing in it that a terminal would obey."""
-    sys.stdout.write(text.translate(CONTROLS))
-    sys.stdout.flush()
+def by_signature(
+    service: asking.Service,
+    question: Callable[[], Question],
+    screen: "Screen",
+    policy: Policy,
+    algo: Algo,
+    now: Callable[[], int],
+) -> Answer:
+    """The answer, proven by the older request signature and shown. Raises VerificationError, CannotTell."""
+    asked = asking.ask(
+        service,
+        question(),
+        algo=algo,
+        anchors=policy.anchors,
+        policy=policy.tdx,
+        now=now,
+        on_text=screen.show_text,
+    )
+    screen.show(asked.verification, asked.answer.id)
+    verifier.require(asked.verification)
+    return asked.answer
 
 
-def show_checks(result: Verification, roots: tuple[Path, ...]) -> None:
-    """The table, what it stands on, and the verdict. The label of a simulated TEE is the last line."""
-    console = Console(highlight=False, soft_wrap=True)
-    wide = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-    console.print("\n")
-    wide.print(table(result.checks), soft_wrap=False)
-    console.print()
-    for path in roots:
-        console.print(Text(f"pinned: {path}, the root of a simulator"))
-    for anchor in result.anchors:
-        console.print(
-            Text(f"anchor: {anchor.name}{' (SIMULATED)' if anchor.simulated else ''}, sha256 {anchor.sha256}")
-        )
-    console.print(Text(verdict_line(result), style="bold"))
-    if result.simulated:
-        console.print(Text(SIMULATED, style="bold yellow"))
+@dataclass
+class Screen:
+    """What the person, or the program, gets to see."""
+
+    as_json: bool
+    pinned: tuple[Path, ...]
+    texts: list[str] = field(default_factory=list)
+
+    def show_text(self, text: str) -> None:
+        """A piece of the answer, at once, with nothing in it that a terminal would obey."""
+        self.texts.append(text)
+        if not self.as_json:
+            sys.stdout.write(text.translate(CONTROLS))
+            sys.stdout.flush()
+
+    def show(self, result: Verification, answer_id: str | None, bundle: Path | None = None) -> None:
+        """What was checked, below the answer."""
+        if self.as_json:
+            results.print_json({"answer": "".join(self.texts), "id": answer_id, **results.document(result)})
+            return
+        if self.texts:
+            print("\n")
+        results.show(result, pinned=self.pinned, bundle=bundle)
 
 
-def table(checks: tuple[Check, ...]) -> Table:
-    drawn = Table("check", "status", "reason", box=None, header_style="bold")
-    for check in checks:
-        drawn.add_row(check.name, Text(check.status.value, style=STYLES[check.status]), Text(check.reason))
-    return drawn
-
-
-def verdict_line(result: Verification) -> str:
-    """The verdict, and whose root it rests on when that is a simulated one."""
-    verdict = result.verdict.value
-    simulated = [anchor.name for anchor in result.anchors if anchor.simulated]
-    return f"{verdict} (SIMULATED ROOT {', '.join(simulated)})" if simulated else verdict
-
-
-def document(asked: asking.Asked) -> dict[str, object]:
-    """The result as JSON."""
-    result = asked.verification
-    return {
-        "answer": asked.answer.text,
-        "id": asked.answer.id,
-        "verdict": result.verdict.value,
-        "simulated": result.simulated,
-        "checks": [msgspec.to_builtins(check) for check in result.checks],
-        "anchors": [msgspec.to_builtins(anchor) for anchor in result.anchors],
+def check_combination(trust: Trust, signature: Algo | None, bundle: Path | None, bodies: bool) -> None:
+    """Raise ConfigError for options that could not be kept to: they must not be taken for demanded."""
+    if bodies and bundle is None:
+        raise ConfigError("--bodies: there is no bundle to hold them", remedy="Name its file with --bundle.")
+    given = {
+        "--bundle": bundle,
+        "--compose-hash": trust.compose_hash,
+        "--claim": trust.claim,
+        "--max-keyset-age": trust.max_keyset_age,
     }
+    unknown = [name for name, value in given.items() if value]
+    if signature is not None and unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)}: the request signature of --signature proves no such thing",
+            remedy="Leave out --signature: the receipt does.",
+        )

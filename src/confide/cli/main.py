@@ -18,7 +18,11 @@ from confide.errors import CannotTell, ConfideError, ConfigError
 COMMANDS = {
     "serve": ("confide.cli.serve:serve", "Run the service: the embedded model and a simulated TEE by default."),
     "ask": ("confide.cli.ask:ask", "Ask one question and verify the answer."),
+    "verify": ("confide.cli.verify:verify", "Verify a service, and ask it nothing else."),
+    "audit": ("confide.cli.audit:audit", "Check a proof again from its file, without any network."),
+    "proxy": ("confide.cli.proxy:proxy", "A local endpoint for tools that cannot verify: it does it for them."),
     "keys": ("confide.cli.keys:app", "Create, list and revoke API keys."),
+    "tls": ("confide.cli.tls:app", "Ask for a certificate for the attested TLS key."),
     "models": ("confide.cli.models:app", "List, fetch, add and remove model weights."),
     "doctor": ("confide.cli.doctor:doctor", "Check what this machine can do, and say what to mend."),
 }

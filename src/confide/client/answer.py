@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from confide.client.proof import Proof
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.result import quoted
 from confide.protocol.sse import Framer, SseError
@@ -42,7 +43,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `spki_sha256`: 32 bytes, of the TLS key that the connection had. `broken`: why it stopped."""
+    """What came back. `spki_sha256`: 32 bytes, of the TLS key that the connection had. `broken`: why it stopped.
+
+    `proof`: of the exchange, where a verifying client took it; its connection was checked and `spki_sha256` is None.
+    """
 
     id: str
     text: str
@@ -50,6 +54,7 @@ class Answer:
     received: bytes
     spki_sha256: bytes | None
     broken: str | None
+    proof: Proof | None = None
 
 
 class Text(msgspec.Struct, frozen=True):

@@ -1,4 +1,7 @@
-"""Ask one question over HTTP, and fetch what proves the answer. What the proof is worth is decided in `verifier`.
+"""Ask one question over HTTP and have the answer proven: by its receipt, or by the older request signature.
+
+    prove  over a `confide.Client`, which decides what the receipt is worth (wire contract 9.3, 9.5)
+    ask    fetches signature and report; what they are worth is decided in `verifier` (wire contract 9.2)
 
 The bytes that count are kept exactly as they went out and came in. Everything that is read is bounded.
 """
@@ -6,9 +9,11 @@ The bytes that count are kept exactly as they went out and came in. Everything t
 import contextlib
 import ipaddress
 import secrets
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -19,6 +24,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from confide.client import verifier
 from confide.client.answer import Answer, Envelope, OnText, Problem, Question, Reading, unproven
+from confide.client.http import Client
+from confide.client.policy import Policy
+from confide.client.proof import Proof
+from confide.client.sending import now_s
 from confide.errors import CannotTell, ConfideError, ConfigError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification, quoted
@@ -79,19 +88,47 @@ def is_loopback(url: httpx2.URL) -> bool:
     return url.host == "localhost"
 
 
+def environment_proxy(url: httpx2.URL) -> str | None:
+    """The proxy on the way to this service, as *_PROXY and NO_PROXY name it; none to this machine.
+
+    Raises ConfigError for what is no HTTP proxy.
+    """
+    if is_loopback(url) or urllib.request.proxy_bypass(url.host):
+        return None
+    proxies = urllib.request.getproxies()
+    named = proxies.get(url.scheme) or proxies.get("all")
+    if named is not None and not named.startswith(("http://", "https://")):
+        raise ConfigError(
+            "the environment names a proxy that is no http or https address", remedy="Check *_PROXY and NO_PROXY."
+        )
+    return named
+
+
 @contextlib.contextmanager
-def connected(base_url: httpx2.URL, api_key: str | None) -> Iterator["Service"]:
-    """A service to ask, over the proxies that the environment names unless it is on this machine."""
+def connected(
+    base_url: httpx2.URL,
+    api_key: str | None,
+    *,
+    policy: Policy | None = None,
+    now: Callable[[], int] = now_s,
+    keep_bodies: bool = False,
+) -> Iterator["Service"]:
+    """A service to ask, over the proxies that the environment names unless it is on this machine.
+
+    `policy`: ask through a client that verifies by it, see `confide.Client`; None: through one that does not.
+    """
     headers = {"Accept-Encoding": "identity", "User-Agent": "confide"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
+    options: dict[str, Any] = {"base_url": base_url, "headers": headers, "timeout": TIMEOUTS_S}
     try:
-        transport = httpx2.HTTPTransport() if is_loopback(base_url) else None
-        http = httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUTS_S, transport=transport)
+        if policy is not None:
+            proxy = environment_proxy(base_url)
+            http: httpx2.Client = Client(policy, keep_bodies=keep_bodies, now=now, proxy=proxy, **options)
+        else:
+            http = httpx2.Client(**options, transport=httpx2.HTTPTransport() if is_loopback(base_url) else None)
     except (OSError, ValueError, httpx2.InvalidURL) as error:  # the environment's certificates and proxies
-        raise ConfigError(
-            f"no connection can be set up: {quoted(error)}", remedy="Check SSL_CERT_FILE, SSL_CERT_DIR and *_PROXY."
-        ) from error
+        raise no_connection(error) from error
     with http:
         yield Service(http)
 
@@ -111,19 +148,20 @@ class Service:
             raise CannotTell("the service lists no model", remedy="Name one with --model.") from error
 
     def ask(self, question: Question, on_text: OnText) -> Answer:
-        """Put the question. `on_text` gets the answer's text, piece by piece, before anything is verified."""
+        """Put the question. `on_text` gets the answer's text piece by piece, and of a stream before it is proven."""
         sent = question.body()
         reading = Reading(on_text)
         headers = {"Content-Type": "application/json"}
         with self._open("POST", "/v1/chat/completions", what="the question", content=sent, headers=headers) as response:
-            spki = spki_sha256(response)
+            spki = None if isinstance(self._http, Client) else spki_sha256(response)
             for data in bounded(response, MAX_ANSWER_BYTES, what="the answer"):
                 reading.feed(data, is_stream=question.stream)
+            proof = response.extensions.get("confide.proof")
         if not question.stream:
             reading.take(bytes(reading.received))
-        if not reading.id:
+        if not reading.id and proof is None:
             raise unproven("the answer has no id, so no proof of it can be asked for")
-        return Answer(reading.id, "".join(reading.texts), sent, bytes(reading.received), spki, reading.broken)
+        return Answer(reading.id, "".join(reading.texts), sent, bytes(reading.received), spki, reading.broken, proof)
 
     def signature(self, answer_id: str, model: str, algo: Algo) -> bytes:
         """The signature document, as it came (wire contract 5)."""
@@ -154,7 +192,12 @@ class Service:
     ) -> Iterator[httpx2.Response]:
         """A response with status 200 and a body that is not encoded."""
         try:
-            with self._http.stream(method, path, params=params, content=content, headers=headers) as response:
+            with contextlib.ExitStack() as opened:
+                stream = self._http.stream(method, path, params=params, content=content, headers=headers)
+                try:
+                    response = opened.enter_context(stream)
+                except OSError as error:  # a verifying client makes its connections when it needs them
+                    raise no_connection(error) from error
                 if response.status_code != 200:
                     raise refusal(response, what)
                 if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -166,10 +209,18 @@ class Service:
 
 @dataclass(frozen=True)
 class Asked:
-    """An answer and what was checked about it; `confide.client.verifier.require` says whether it holds."""
+    """An answer and what was checked about it; the verification says whether it holds."""
 
     answer: Answer
     verification: Verification
+
+
+def prove(service: Service, question: Question, on_text: OnText) -> tuple[Answer, Proof]:
+    """Ask a service that was `connected` with a policy. Raises VerificationError unless the answer is proven."""
+    answer = service.ask(question, on_text)
+    if answer.proof is None:
+        raise unproven("nothing proves the answer")
+    return answer, answer.proof
 
 
 def ask(
@@ -204,6 +255,13 @@ def ask(
         spki_sha256=answer.spki_sha256,
     )
     return Asked(answer, verification)
+
+
+def no_connection(error: Exception) -> ConfigError:
+    """Connections are made by the environment's certificates and proxies, which may be nonsense."""
+    return ConfigError(
+        f"no connection can be set up: {quoted(error)}", remedy="Check SSL_CERT_FILE, SSL_CERT_DIR and *_PROXY."
+    )
 
 
 def bounded(response: httpx2.Response, limit: int, *, what: str) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
@@ -10,7 +9,7 @@ from functools import partial
 import httpx2
 
 from confide.client.appraisal import ServiceVerification
-from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, Steps, T
+from confide.client.party import Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
 from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
 from confide.client.policy import Policy
 from confide.client.proof import KEPT_PROOFS, Proof
@@ -19,6 +18,7 @@ from confide.client.sending import (
     FETCH_PAUSE_S,
     FETCH_TRIES,
     MAX_DOCUMENT_BYTES,
+    RETIRED_MOST,
     Destination,
     Latch,
     Options,
@@ -27,9 +27,12 @@ from confide.client.sending import (
     cut_off,
     document_request,
     has_to_be_proven,
+    now_s,
     require_identity,
     to_prove,
+    unavailable,
     unfetched,
+    unfollowed,
     unreadable,
     wrong_key,
 )
@@ -63,6 +66,11 @@ class AsyncLine:
         """For the report, which tells whether the key that it finds is an attested one."""
         return httpx2.AsyncHTTPTransport(**self._options, verify=pinned_context(None))
 
+    async def let_go(self) -> None:
+        """Close the connections to keys that the service has not had for long."""
+        while len(self._retired) > RETIRED_MOST:
+            await self._retired.pop(0).aclose()
+
     async def aclose(self) -> None:
         for transport in (self._transport, *self._retired):
             if transport is not None:
@@ -72,9 +80,11 @@ class AsyncLine:
 class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
     """See the module. `options`: of httpx2.AsyncHTTPTransport. `keep_bodies`: proofs hold them, for their bundles."""
 
-    def __init__(self, policy: Policy, options: Options, *, keep_bodies: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, options: Options, *, keep_bodies: bool = False, now: Callable[[], int] = now_s
+    ) -> None:
         self.latch = Latch()
-        self._party = RelyingParty(policy, now=lambda: int(time.time()), draw=secrets.token_bytes)
+        self._party = RelyingParty(policy, now=now, draw=secrets.token_bytes)
         self._options = options
         self._keep_bodies = keep_bodies
         self._lines: dict[str, AsyncLine] = {}
@@ -93,8 +103,12 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
     async def verify(self, url: httpx2.URL) -> ServiceVerification:
         """The service at this URL, verified anew. Raises as `handle_request` does."""
         line = self._line(Destination(url))
-        async with line.lock:
-            return await self._establish(line)
+        try:
+            async with line.lock:
+                return await self._establish(line)
+        except VerificationError as failure:
+            self.latch.close(failure)
+            raise
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -104,9 +118,7 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
     async def _handle(self, request: httpx2.Request) -> httpx2.Response:
         destination = Destination(request.url)
         line = self._line(destination)
-        async with line.lock:
-            if self._party.is_due(line.service):
-                await self._establish(line)
+        await self._ready(line)
         if request.method != "POST":
             return await self._send(line, request)
         request.headers["accept-encoding"] = "identity"
@@ -124,21 +136,36 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
             await response.aclose()
             raise
 
+    async def _ready(self, line: AsyncLine) -> None:
+        """Verify the service where that is due. One that cannot be asked again keeps the keyset that still stands."""
+        async with line.lock:
+            if not self._party.is_due(line.service):
+                return
+            try:
+                await self._establish(line)
+            except httpx2.TransportError:
+                if not self._party.still_stands(line.service):
+                    raise
+
     async def _send(self, line: AsyncLine, request: httpx2.Request) -> httpx2.Response:
         """Once. A connection with another key is no sending: then the service is verified anew, as its key may have
         been changed, and it is tried once more.
         """
+        pins = line.service.pins
         try:
             return await line.transport.handle_async_request(request)
         except httpx2.ConnectError as error:
             if not is_not_pinned(error):
                 raise
         async with line.lock:
-            await self._establish(line)
+            if line.service.pins == pins:  # another request may have met the same key and asked already
+                await self._establish(line)
         try:
             return await line.transport.handle_async_request(request)
         except httpx2.ConnectError as error:
-            raise wrong_key(error) if is_not_pinned(error) else error from error
+            if not is_not_pinned(error):
+                raise
+            raise wrong_key(error) from error
 
     async def _follow(self, line: AsyncLine, response: httpx2.Response) -> None:
         """Verify the service again when it says that it has another keyset now."""
@@ -147,7 +174,10 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
             return
         async with line.lock:
             if not line.service.knows(digest):
-                await self._establish(line)
+                try:
+                    await self._establish(line)
+                except httpx2.TransportError as error:
+                    raise unfollowed(error) from error
 
     async def _buffered(self, line: AsyncLine, sent: Sent, response: httpx2.Response) -> httpx2.Response:
         body = Body(keep=True)
@@ -171,7 +201,12 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         return proof
 
     async def _establish(self, line: AsyncLine) -> ServiceVerification:
-        return await drive(self._party.establish(line.service), partial(self._fetch, line))
+        try:
+            verified = await drive(self._party.establish(line.service), partial(self._fetch, line))
+        except NotNow as error:
+            raise unavailable(error) from error
+        await line.let_go()
+        return verified
 
     async def _fetch(self, line: AsyncLine, fetch: Fetch, headers: httpx2.Headers | None = None) -> Fetched:
         request = document_request(line.service, fetch, headers)
@@ -223,8 +258,14 @@ class AsyncProvingStream(httpx2.AsyncByteStream):
         self._sent = sent
         self._response = response
         self._body = body
+        self._is_begun = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._is_begun:  # an SDK that saw the last event reads on, to use the connection again
+            if "confide.proof" not in self.shown.extensions:
+                raise httpx2.StreamConsumed
+            return
+        self._is_begun = True
         withholding = Withholding()
         assert isinstance(self._response.stream, httpx2.AsyncByteStream)
         try:
@@ -232,12 +273,15 @@ class AsyncProvingStream(httpx2.AsyncByteStream):
                 self._body.add(data)
                 if ready := withholding.feed(data):
                     yield ready
+            await self._response.aclose()  # what is asked for next may go over the same connection
             proof = await self._transport.prove(self._line, self._sent, self._response, self._body)
         except VerificationError as failure:
             self._transport.latch.close(failure)
             raise
         except (httpx2.NetworkError, httpx2.ProtocolError) as error:
             raise cut_off(error) from error
+        finally:
+            await self._response.aclose()
         self.shown.extensions["confide.proof"] = proof
         if held := withholding.held:
             yield held

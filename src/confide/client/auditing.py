@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from confide.client.appraisal import Connection, ServiceVerification, verify_report
 from confide.client.policy import Policy
 from confide.client.proof import required_of
-from confide.client.receipts import Exchange, verify_receipt
+from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import ConfigError, VerificationError
-from confide.evidence.result import Check, Verification, failed, passed
+from confide.evidence.result import Check, Verification, failed, passed, skipped
 from confide.protocol.bundle import MAX_BUNDLE_BYTES, AnswerProof, Bundle, ServiceProof, parse_bundle
 from confide.protocol.canonical import DocumentError, parse_document
 from confide.protocol.session import session_id
@@ -53,7 +53,7 @@ def verify_bundle(
 def audit(bundle: Bundle, policy: Policy, *, at: int | None, now: int) -> BundleVerification:
     """The same for a parsed bundle."""
     moment = bundle.service.verified_at if at is None else at
-    service = verify_recorded(bundle.service, policy, moment)
+    service = verify_recorded(bundle.service, policy, max(0, moment))  # before 1970 no platform can be judged
     time_check = check_time(bundle.service, moment, now)
     services = {} if service.report is None else {service.report.keyset_digest: service}
     checks: tuple[Check, ...] = (time_check, *service.checks)
@@ -69,22 +69,35 @@ def audit(bundle: Bundle, policy: Policy, *, at: int | None, now: int) -> Bundle
 
 
 def verify_recorded(recorded: ServiceProof, policy: Policy, moment: int) -> ServiceVerification:
-    """The service's report, for the nonce and the connection that the bundle names."""
+    """The service's report, for the nonce and the connection that the bundle names. Raises VerificationError."""
     spki = None if recorded.spki_sha256 is None else bytes.fromhex(recorded.spki_sha256)
     return verify_report(
         recorded.report.encode(),
         nonce=recorded.nonce,
         policy=policy,
         now=moment,
-        connection=Connection(host=urlsplit(recorded.url).hostname or "", spki_sha256=spki, is_recorded=True),
+        connection=Connection(host=host_of(recorded.url), spki_sha256=spki, is_recorded=True),
         url=recorded.url,
     )
+
+
+def host_of(url: str) -> str:
+    """The host in a foreign URL. Raises VerificationError for what is none: TLS keys are listed for hosts."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if host is None:
+        raise VerificationError(
+            f"{BUNDLE}: service.url names no host", check=BUNDLE, remedy="Ask for the bundle again."
+        )
+    return host
 
 
 def verify_recorded_answer(
     answer: AnswerProof, services: Mapping[str, ServiceVerification], policy: Policy
 ) -> tuple[Check, ...]:
-    """The checks of one exchange; where there are several, the reasons say which."""
+    """The checks of one exchange."""
     exchange = Exchange(
         endpoint=answer.endpoint,
         receipt_id=answer.receipt_id,
@@ -93,8 +106,13 @@ def verify_recorded_answer(
         status=answer.status,
         sessions=sessions_by_id(answer.sessions),
     )
-    checks, _ = verify_receipt(answer.receipt.encode(), exchange, services=services, policy=policy)
-    return checks
+    checks, receipt = verify_receipt(answer.receipt.encode(), exchange, services=services, policy=policy)
+    named = None if receipt is None else services.get(receipt.members.workload_keyset_digest)
+    if named is None or named.ok:
+        return checks
+    # The receipt is of this very service: why that is not verified, its own checks say, and nothing follows here.
+    unknown = skipped(ESTABLISHED, "the service whose keyset it names is not verified")
+    return tuple(unknown if check.name == ESTABLISHED else check for check in checks)
 
 
 def sessions_by_id(documents: tuple[str, ...]) -> dict[str, bytes]:
@@ -111,6 +129,8 @@ def sessions_by_id(documents: tuple[str, ...]) -> dict[str, bytes]:
 
 def check_time(recorded: ServiceProof, moment: int, now: int) -> Check:
     """That the checks are as of a time which has been."""
+    if moment < 0:
+        return failed(TIME, f"got a bundle of {moment}, expected a time after 1970 (Unix seconds)")
     if moment > now + CLOCK_SKEW_S:
         return failed(TIME, f"got a bundle of {moment}, expected one from before now, {now} (Unix seconds)")
     whose = "the time that the bundle names" if moment == recorded.verified_at else "as was asked for"

@@ -3,6 +3,7 @@
 client = OpenAI(base_url="https://…/v1", api_key=KEY, http_client=confide.Client(policy=confide.Policy(…)))
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -10,7 +11,7 @@ import httpx2
 from confide.client.appraisal import ServiceVerification
 from confide.client.async_transport import AsyncVerifyingTransport
 from confide.client.policy import Policy
-from confide.client.sending import connection_options
+from confide.client.sending import connection_options, now_s
 from confide.client.transport import VerifyingTransport
 
 
@@ -18,14 +19,22 @@ class Client(httpx2.Client):
     """An httpx2 client that verifies a service before it sends anything to it, and each answer before it counts.
 
     `policy`: None for `confide.Policy()`: hardware of Intel or AMD, over TLS that ends in it. `keep_bodies`: a proof's
-    bundle then holds request and response. `options`: as of `httpx2.Client`, but for verify, cert, mounts and
-    transport, which raise ConfigError. A request raises VerificationError when the service or its answer does not hold,
-    and from then on every request does, unsent, until `reset()`.
+    bundle then holds request and response. `now`: Unix seconds, as of which is checked. `options`: as of
+    `httpx2.Client`, but for verify, cert, mounts and transport, which raise ConfigError. A request raises
+    VerificationError when the service or its answer does not hold, and from then on every request does, unsent, until
+    `reset()`.
     """
 
-    def __init__(self, policy: Policy | None = None, *, keep_bodies: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        keep_bodies: bool = False,
+        now: Callable[[], int] = now_s,
+        **options: Any,
+    ) -> None:
         connections = connection_options(options)
-        self._verifying = VerifyingTransport(policy or Policy(), connections, keep_bodies=keep_bodies)
+        self._verifying = VerifyingTransport(policy or Policy(), connections, keep_bodies=keep_bodies, now=now)
         super().__init__(transport=self._verifying, **options)
 
     def verify(self, url: str) -> ServiceVerification:
@@ -40,9 +49,16 @@ class Client(httpx2.Client):
 class AsyncClient(httpx2.AsyncClient):
     """The same for asyncio."""
 
-    def __init__(self, policy: Policy | None = None, *, keep_bodies: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        keep_bodies: bool = False,
+        now: Callable[[], int] = now_s,
+        **options: Any,
+    ) -> None:
         connections = connection_options(options)
-        self._verifying = AsyncVerifyingTransport(policy or Policy(), connections, keep_bodies=keep_bodies)
+        self._verifying = AsyncVerifyingTransport(policy or Policy(), connections, keep_bodies=keep_bodies, now=now)
         super().__init__(transport=self._verifying, **options)
 
     async def verify(self, url: str) -> ServiceVerification:

@@ -8,7 +8,6 @@ A service is verified once for each keyset. Verified keysets are remembered, so 
 rotation can be proven after it.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from confide.client.policy import Policy
 from confide.client.proof import Proof, answer_proof
 from confide.client.receipts import Exchange, verify_receipt
 from confide.errors import CannotTell, ConfideError, VerificationError
-from confide.evidence.result import Status, Verification, quoted
+from confide.evidence.result import Status, Verification, failed, quoted
 from confide.evidence.tdx import COLLATERAL
 from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
@@ -28,6 +27,7 @@ from confide.protocol.receipt import parse_receipt
 REMEMBERED = 8  # keysets of one service
 SESSIONS_MOST = 8  # cited by one receipt
 EXPIRY_MARGIN_S = 300
+TOO_MANY_REQUESTS = 429
 RECEIPT_ID_MOST = 200
 
 T = TypeVar("T")
@@ -56,13 +56,28 @@ class Fetched:
 Steps = Generator[Fetch, Fetched, T]
 
 
+class NotVerified(VerificationError):
+    """What was required did not hold. `verification`: all that was checked."""
+
+    def __init__(self, message: str, *, check: str, remedy: str, verification: Verification) -> None:
+        super().__init__(message, check=check, remedy=remedy)
+        self.verification = verification
+
+
+class NotNow(CannotTell):
+    """The service has no report at the moment. Nothing was sent to it; it may be asked again."""
+
+
 @dataclass
 class KnownService:
-    """One service as this relying party knows it. `root`: scheme, host, port and path before `/v1/`."""
+    """One service as this relying party knows it. `root`: scheme, host, port and path before `/v1/`.
+
+    `keysets`: what was verified, oldest first; replaced whole, never changed, as several threads read it.
+    """
 
     root: str
     host: str
-    keysets: "OrderedDict[str, ServiceVerification]" = field(default_factory=OrderedDict)
+    keysets: Mapping[str, ServiceVerification] = field(default_factory=dict)
     current: ServiceVerification | None = None
     renew_at: int = 0
 
@@ -83,14 +98,17 @@ class KnownService:
         """Whether this keyset was verified."""
         return digest in self.keysets
 
+    def standing(self, now: int) -> Mapping[str, ServiceVerification]:
+        """The keysets that have not expired: at `not_after` a verifier stops accepting everything (7.1)."""
+        return {digest: each for digest, each in self.keysets.items() if now < not_after_of(each)}
+
     def remember(self, verified: ServiceVerification, now: int) -> None:
         """`verified`: one that is ok. `now`: Unix seconds."""
         assert verified.report is not None
-        not_after = verified.report.keyset.not_after
-        self.keysets[verified.report.keyset_digest] = verified
-        self.keysets.move_to_end(verified.report.keyset_digest)
-        while len(self.keysets) > REMEMBERED:
-            self.keysets.popitem(last=False)
+        not_after = not_after_of(verified)
+        digest = verified.report.keyset_digest
+        others = [(each, known) for each, known in self.keysets.items() if each != digest]
+        self.keysets = dict([*others, (digest, verified)][-REMEMBERED:])
         self.current = verified
         # In good time before it expires; a keyset with a short life is not asked for all the time.
         self.renew_at = not_after - min(EXPIRY_MARGIN_S, (not_after - now) // 10)
@@ -108,13 +126,22 @@ class RelyingParty:
         """Whether the service has to be verified before anything is sent to it."""
         return service.current is None or self._now() >= service.renew_at
 
+    def still_stands(self, service: KnownService) -> bool:
+        """Whether the keyset that was verified last has not expired, though it may be time to ask again."""
+        return service.current is not None and self._now() < not_after_of(service.current)
+
     def appraise(self, service: KnownService) -> Steps[ServiceVerification]:
         """Ask for a report with a fresh nonce and check it; the result says how that ended.
 
-        Raises CannotTell when there is no report to check.
+        Raises CannotTell when there is no report to check, NotNow when there may be one shortly.
         """
         nonce = self._draw(32).hex()
         fetched = yield Fetch(f"/v1/aci/attestation?nonce={nonce}", is_first=True)
+        if fetched.status == TOO_MANY_REQUESTS or fetched.status >= 500:
+            raise NotNow(
+                f"the service answered status {fetched.status} when it was asked for its attestation report",
+                remedy="Nothing was sent to it. Try again shortly.",
+            )
         if fetched.status != 200:
             raise CannotTell(
                 f"the service answered status {fetched.status} when it was asked for its attestation report",
@@ -130,9 +157,11 @@ class RelyingParty:
         )
 
     def establish(self, service: KnownService) -> Steps[ServiceVerification]:
-        """The same, and remember it. Raises VerificationError unless the policy accepts the service."""
+        """The same, and remember it. Raises VerificationError unless the policy accepts the service, or NotNow."""
         try:
             verified = yield from self.appraise(service)
+        except NotNow:
+            raise
         except CannotTell as error:
             raise VerificationError(f"id-1: {error.message}", check="id-1", remedy=error.remedy) from error
         require_service(verified)
@@ -176,9 +205,10 @@ class RelyingParty:
             status=status,
             sessions=(yield from self._sessions(fetched.body)),
         )
-        checks, receipt = verify_receipt(fetched.body, exchange, services=service.keysets, policy=self.policy)
+        standing = service.standing(self._now())
+        checks, receipt = verify_receipt(fetched.body, exchange, services=standing, policy=self.policy)
         digest = None if receipt is None else receipt.members.workload_keyset_digest
-        shown = service.keysets.get(digest or "", service.current)
+        shown = standing.get(digest or "", service.current)
         assert shown is not None
         proof = answer_proof(
             shown, checks, receipt, fetched.body, exchange, policy=self.policy, request=request, response=response
@@ -194,6 +224,12 @@ class RelyingParty:
             if fetched.status == 200:
                 sessions[session_id] = fetched.body
         return MappingProxyType(sessions)
+
+
+def not_after_of(verified: ServiceVerification) -> int:
+    """When its keyset expires, Unix seconds."""
+    assert verified.report is not None
+    return verified.report.keyset.not_after
 
 
 def cited_sessions(raw: bytes) -> tuple[str, ...]:
@@ -220,28 +256,56 @@ def require_answer(verified: Verification) -> None:
 
 def require(verified: Verification) -> None:
     """Return when `verified` holds, for the command line. Raises VerificationError, CannotTell without collateral."""
-    if verified.ok:
-        return
-    has_failed = any(check.status is Status.FAIL for check in verified.checks)
-    lacks = any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks)
-    if lacks and not has_failed:
-        raise CannotTell(
+    if not verified.ok:
+        raise told(refusal(verified, "not verified", "Do not rely on this service."))
+
+
+def told(failure: VerificationError) -> ConfideError:
+    """What the command line ends with: the failure, or CannotTell where it is that nothing could be found out."""
+    if isinstance(failure.__cause__, CannotTell):
+        return failure.__cause__
+    if isinstance(failure, NotVerified) and lacks_only_collateral(failure.verification):
+        return CannotTell(
             "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
             remedy="Ask a service that sends `collateral` in its report.",
         )
-    raise refusal(verified, "not verified", "Do not rely on this service.")
+    return failure
 
 
-def refusal(verified: Verification, what: str, remedy: str) -> VerificationError:
+def lacks_only_collateral(verified: Verification) -> bool:
+    """Whether the quote could not be checked for want of collateral, and nothing has failed."""
+    lacks = any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks)
+    return lacks and not verified.rejected
+
+
+def reason_of(failure: VerificationError) -> str:
+    """Why the check that the failure names did not hold, without the name."""
+    _, is_named, reason = failure.message.partition(f"{failure.check}: ")
+    return reason if is_named else failure.message
+
+
+def shown(failure: VerificationError, now: int) -> Verification:
+    """The failure as a result: all that was checked, or where that is not known the one check that it names.
+
+    `now`: Unix seconds.
+    """
+    if isinstance(failure, NotVerified):
+        return failure.verification
+    return Verification(now, (failed(failure.check, reason_of(failure)),), required=frozenset({failure.check}))
+
+
+def refusal(verified: Verification, what: str, remedy: str) -> NotVerified:
     """The error that names the check which decided: the first that failed, else the first required one that did not
     pass, else the required one that is not there.
     """
     wrong = [check for check in verified.checks if check.status is Status.FAIL]
     wrong += [check for check in verified.checks if check.name in verified.required and check.status is Status.SKIP]
     if wrong:
-        return VerificationError(f"{what}: {wrong[0].name}: {wrong[0].reason}", check=wrong[0].name, remedy=remedy)
-    missing = min(verified.required - {check.name for check in verified.checks}, default="id-1")
-    return VerificationError(f"{what}: the check {missing} did not run", check=missing, remedy=remedy)
+        name, reason = wrong[0].name, wrong[0].reason
+    else:
+        name = min(verified.required - {check.name for check in verified.checks}, default="id-1")
+        reason = "this check did not run"
+    return NotVerified(f"{what}: {name}: {reason}", check=name, remedy=remedy, verification=verified)
 
 
 def drive(steps: Steps[T], fetch: Callable[[Fetch], Fetched]) -> T:

@@ -76,9 +76,11 @@ def seen_spki(response: httpx2.Response) -> bytes | None:
 
 def is_not_pinned(error: BaseException) -> bool:
     """Whether a connection failed for its key: the reason lies some causes deep."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, KeyNotPinned):
+    found: BaseException | None = error
+    seen: list[BaseException] = []
+    while found is not None and found not in seen:
+        if isinstance(found, KeyNotPinned):
             return True
-        seen = seen.__cause__ or seen.__context__
+        seen.append(found)
+        found = found.__cause__ or found.__context__
     return False

@@ -9,11 +9,11 @@ a requirement never skips.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol
+from types import MappingProxyType, UnionType
+from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from confide.errors import ConfigError
 from confide.evidence.policy import INTEL_SGX_ROOT, INTEL_SGX_ROOT_SHA256, Anchors, TdxPolicy
 from confide.evidence.result import Check, Status, failed, passed, quoted
+from confide.protocol.canonical import BARE_DIGEST
 from confide.protocol.report import Report
 
 TrustRoot = str | os.PathLike[str]
@@ -82,8 +83,11 @@ class KeysetAge:
 class ComposeHash:
     """The measured application is one of these. `allowed`: SHA-256 of app_compose, 64 lower-case hex digits each."""
 
-    allowed: frozenset[str]
+    allowed: Collection[str]
     name: str = "policy-compose"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allowed", hashes("compose_hashes", self.allowed))
 
     def check(self, attested: Attested) -> Check:
         return one_of(self.name, "compose hash", attested.compose_hash, self.allowed)
@@ -96,9 +100,13 @@ class Source:
     """
 
     repo_url: str | None = None
-    repo_commits: frozenset[str] = frozenset()
-    image_digests: frozenset[str] = frozenset()
+    repo_commits: Collection[str] = ()
+    image_digests: Collection[str] = ()
     name: str = "policy-source"
+
+    def __post_init__(self) -> None:
+        for name in ("repo_commits", "image_digests"):
+            object.__setattr__(self, name, frozenset(several(name, getattr(self, name))))
 
     def check(self, attested: Attested) -> Check:
         found = attested.report.provenance
@@ -117,11 +125,12 @@ class Source:
 class Claims:
     """These claims of wire contract 7.8 hold, each as far as the evidence shows it."""
 
-    wanted: frozenset[str]
+    wanted: Collection[str]
     name: str = "policy-claims"
 
     def __post_init__(self) -> None:
-        unknown = self.wanted - CLAIMS
+        object.__setattr__(self, "wanted", frozenset(several("claims", self.wanted)))
+        unknown = frozenset(self.wanted) - CLAIMS
         if unknown:
             raise ConfigError(
                 f"claims: got {', '.join(sorted(unknown))}, expected some of {', '.join(sorted(CLAIMS))}",
@@ -129,7 +138,7 @@ class Claims:
             )
 
     def check(self, attested: Attested) -> Check:
-        missing = sorted(self.wanted - attested.claims.keys())
+        missing = sorted(frozenset(self.wanted) - attested.claims.keys())
         if missing:
             return failed(self.name, f"got no proof of {', '.join(missing)}, expected it asserted")
         return passed(self.name, "; ".join(f"{name}: {attested.claims[name]}" for name in sorted(self.wanted)))
@@ -215,9 +224,11 @@ class Policy:
     appraised: tuple[Requirement, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("trust_roots", "accepted_tcb", "denied_advisories", "claims", "compose_hashes"):
+        self._fix("trust_roots", several("trust_roots", self.trust_roots, str | os.PathLike))
+        for name in ("accepted_tcb", "denied_advisories", "claims"):
             self._fix(name, several(name, getattr(self, name)))
-        self._fix("session_ids", frozenset(several("session_ids", self.session_ids)))
+        for name in ("compose_hashes", "session_ids"):
+            self._fix(name, tuple(sorted(hashes(name, getattr(self, name)))))
         self._fix("anchors", anchors_of(tuple(self.trust_roots)))
         try:
             tdx = TdxPolicy(
@@ -233,20 +244,36 @@ class Policy:
 
     def _appraised(self) -> Iterable[Requirement]:
         yield KeysetAge(self.max_keyset_age_s)
-        if hashes := frozenset(self.compose_hashes):
-            yield ComposeHash(hashes)
+        if self.compose_hashes:
+            yield ComposeHash(tuple(self.compose_hashes))
         if self.source is not None:
             yield self.source
-        if claims := frozenset(self.claims):
-            yield Claims(claims)
+        if self.claims:
+            yield Claims(tuple(self.claims))
         yield from self.requirements
 
 
-def several(name: str, given: object) -> tuple[object, ...]:
+def several(name: str, given: object, kind: type | UnionType = str) -> tuple[Any, ...]:
     """The values of an argument that takes several. Raises ConfigError for a text alone: not its letters were meant."""
     if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
         raise ConfigError(f"{name}: got one value, expected several", remedy=f"Write {name}=(…,).")
-    return tuple(given)
+    values = tuple(given)
+    wrong = [type(value).__name__ for value in values if not isinstance(value, kind)]
+    if wrong:
+        raise ConfigError(f"{name}: got a {wrong[0]}, expected texts", remedy=f'Write {name}=("…",).')
+    return values
+
+
+def hashes(name: str, given: object) -> frozenset[str]:
+    """SHA-256 hashes that a policy lists. Raises ConfigError for one that no service could ever have."""
+    values = several(name, given)
+    wrong = next((value for value in values if BARE_DIGEST.fullmatch(value) is None), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"{name}: got {quoted(wrong)}, expected 64 lower-case hex digits",
+            remedy="Give the SHA-256 alone, without sha256: before it.",
+        )
+    return frozenset(values)
 
 
 def anchors_of(trust_roots: tuple[TrustRoot, ...]) -> Anchors:

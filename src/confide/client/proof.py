@@ -1,11 +1,11 @@
 """The proof of one answer, kept so that `confide.proof(answer)` finds it, and written to a file (docs/bundle.md)."""
 
 import base64
+import contextlib
 import os
 import secrets
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class Proof(Verification):
         """Write everything that is needed to check this answer again, without any network, to one JSON file.
 
         `confide audit FILE` and `confide.verify_bundle` read it. Holds the bodies only if the client was made with
-        keep_bodies=True. Written whole or not at all, 0600. Raises OSError.
+        keep_bodies=True. Written whole or not at all, 0600. Raises OSError, and ConfigError where there is no such
+        directory.
         """
         assert self.service_proof is not None
         assert self.answer is not None
@@ -109,39 +110,45 @@ class KeptProofs:
     def __init__(self, most: int = KEPT) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._proofs: OrderedDict[str, Proof] = OrderedDict()
+        self._proofs: dict[str, Proof] = {}  # the oldest first
         self._receipt_ids: dict[str, str] = {}
 
     def keep(self, proof: Proof) -> None:
         """Forget the oldest one when there are too many."""
         with self._lock:
+            self._forget(proof.receipt_id)
             self._proofs[proof.receipt_id] = proof
-            self._proofs.move_to_end(proof.receipt_id)
             if proof.chat_id is not None:
                 self._receipt_ids[proof.chat_id] = proof.receipt_id
             while len(self._proofs) > self._most:
-                _, oldest = self._proofs.popitem(last=False)
-                if oldest.chat_id is not None and self._receipt_ids.get(oldest.chat_id) == oldest.receipt_id:
-                    del self._receipt_ids[oldest.chat_id]
+                self._forget(next(iter(self._proofs)))
 
     def find(self, name: str) -> Proof | None:
         """By receipt id or response id."""
         with self._lock:
-            return self._proofs.get(name) or self._proofs.get(self._receipt_ids.get(name, ""))
+            return self._proofs.get(name if name in self._proofs else self._receipt_ids.get(name, ""))
+
+    def _forget(self, receipt_id: str) -> None:
+        forgotten = self._proofs.pop(receipt_id, None)
+        if forgotten is None or forgotten.chat_id is None:
+            return
+        if self._receipt_ids.get(forgotten.chat_id) == receipt_id:  # a newer answer may have had the same id
+            del self._receipt_ids[forgotten.chat_id]
 
 
 KEPT_PROOFS = KeptProofs()
 
 
 def proof(answer: object) -> Proof:
-    """What was checked about `answer`: an object of an SDK, a chunk of a stream, an HTTP response, or an id.
+    """What was checked about `answer`: an object of an SDK, a stream, a chunk of one, an HTTP response, or an id.
 
     A stream's proof is there once the stream has ended. Raises NoProof where nothing is kept: the answer did not come
     through a confide client, is not complete, or 1,024 others came since.
     """
-    extensions = getattr(getattr(answer, "http_response", answer), "extensions", None)
-    if isinstance(extensions, dict) and isinstance(found := extensions.get("confide.proof"), Proof):
-        return found
+    for holder in (answer, getattr(answer, "http_response", None), getattr(answer, "response", None)):
+        extensions = getattr(holder, "extensions", None)
+        if isinstance(extensions, dict) and isinstance(found := extensions.get("confide.proof"), Proof):
+            return found
     for name in names_of(answer):
         kept = KEPT_PROOFS.find(name)
         if kept is not None:
@@ -159,7 +166,7 @@ def names_of(answer: object) -> Iterator[str]:
         return
     headers = getattr(answer, "headers", None)
     candidates = [getattr(answer, "_request_id", None), getattr(answer, "id", None)]
-    if headers is not None:
+    if isinstance(headers, Mapping):
         candidates.insert(0, headers.get("x-receipt-id"))
     yield from (each for each in candidates if isinstance(each, str))
 
@@ -173,8 +180,11 @@ def write_private(path: Path, content: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such directory", remedy="Name a file in a directory that exists.") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}", remedy="Name a file in a directory that exists."
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or what went wrong is on its way already
+            draft.unlink()
     return path

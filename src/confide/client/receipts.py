@@ -65,6 +65,7 @@ def verify_receipt(
     digest = receipt.members.workload_keyset_digest
     service = services.get(digest)
     if service is None or service.report is None or not service.ok:
+        service = None  # nothing that it says is believed
         known = " or ".join(sorted(name for name, each in services.items() if each.ok)) or "none"
         reason = f"got a receipt under the keyset {digest}, expected one that was verified: {known}"
         signed, established = skipped(SIGNED, "the keyset that it names was not verified"), failed(ESTABLISHED, reason)

@@ -3,13 +3,14 @@
 Nothing here waits for anything. The order of things is told in `client/transport.py`.
 """
 
+import time
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 import httpx2
 
-from confide.client.party import Fetch, KnownService, RelyingParty, Steps
+from confide.client.party import Fetch, KnownService, NotNow, RelyingParty, Steps
 from confide.client.proof import Proof
 from confide.client.withholding import Body
 from confide.errors import ConfigError, VerificationError
@@ -21,6 +22,7 @@ FETCH_PAUSE_S = 0.1
 FETCH_TIMEOUT_S = {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 30.0}
 CREDENTIALS = ("authorization", "x-api-key")
 EVENT_STREAM = "text/event-stream"
+RETIRED_MOST = 2  # sets of connections to keys that a service had before; streams may be running over them
 PINS_CHANGED = "the keys changed while the connection was made"
 
 # Options of httpx2 that belong to the connections, and those that would take the verification away.
@@ -28,6 +30,11 @@ CONNECTION_OPTIONS = ("trust_env", "http1", "http2", "limits", "proxy")
 REFUSED_OPTIONS = ("verify", "cert", "mounts", "transport")
 
 Options = Mapping[str, Any]  # of an httpx2 transport
+
+
+def now_s() -> int:
+    """Unix seconds."""
+    return int(time.time())
 
 
 def connection_options(options: dict[str, Any]) -> Options:
@@ -72,10 +79,12 @@ class Destination:
     def __init__(self, url: httpx2.URL) -> None:
         path = url.path
         prefix, marker, rest = path.partition("/v1/")
-        self.host = url.host
+        self.host = url.raw_host.decode("ascii")  # as keysets list it: not decoded to the letters of its language
         self.endpoint = marker + rest if marker else path
         self.prefix = prefix if marker else ""
-        self.root = str(url.copy_with(path=self.prefix or "/", query=None, fragment=None)).rstrip("/")
+        # The root stands in bundles: a password in the URL does not belong there.
+        root = url.copy_with(userinfo=b"", path=self.prefix or "/", query=None, fragment=None)
+        self.root = str(root).rstrip("/")
 
 
 class Sent:
@@ -144,6 +153,20 @@ def unfetched(error: httpx2.TransportError) -> VerificationError:
     return VerificationError(
         f"receipt-1: the receipt could not be fetched: {quoted(error) or type(error).__name__}",
         check="receipt-1",
+        remedy="Do not rely on this answer.",
+    )
+
+
+def unavailable(error: NotNow) -> httpx2.ConnectError:
+    """As for a service that is not there: SDKs try again, and nothing was sent yet."""
+    return httpx2.ConnectError(error.message)
+
+
+def unfollowed(error: Exception) -> VerificationError:
+    """The answer is there, under a keyset that is new, and the service cannot be verified anew."""
+    return VerificationError(
+        f"id-1: got an answer under another keyset, and no report of it: {quoted(error) or type(error).__name__}",
+        check="id-1",
         remedy="Do not rely on this answer.",
     )
 

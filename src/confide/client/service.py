@@ -1,24 +1,22 @@
 """Verify a service by its address, without asking it anything else."""
 
+import os
 import secrets
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 
 from confide.client.appraisal import ServiceVerification
-from confide.client.asking import parse_base_url
+from confide.client.asking import environment_proxy, parse_base_url
 from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
 from confide.client.policy import Policy
-from confide.client.sending import document_request
+from confide.client.proof import write_private
+from confide.client.sending import document_request, now_s
 from confide.client.transport import Line, fetched
 from confide.errors import CannotTell
 from confide.evidence.result import quoted
-
-
-def now_s() -> int:
-    """Unix seconds."""
-    return int(time.time())
+from confide.protocol.bundle import write_bundle
 
 
 def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], int] = now_s) -> ServiceVerification:
@@ -30,7 +28,7 @@ def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], 
     root = parse_base_url(url)
     service = KnownService(str(root).rstrip("/"), root.host)
     party = RelyingParty(policy or Policy(), now=now, draw=secrets.token_bytes)
-    line = Line(service, {})
+    line = Line(service, {"proxy": environment_proxy(root)})
 
     def fetch(wanted: Fetch) -> Fetched:
         with line.first_connection() as transport:
@@ -43,3 +41,14 @@ def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], 
             f"{service.root} cannot be reached, or broke off: {quoted(error) or type(error).__name__}",
             remedy="Check the address; `confide serve` starts a service on this machine.",
         ) from error
+
+
+def write_bundle_of(verified: ServiceVerification, path: str | os.PathLike[str]) -> Path | None:
+    """Write what was shown of the service, for better or worse, to a bundle without answers (docs/bundle.md).
+
+    Whole or not at all, 0600. None where there is no report to keep. Raises ConfigError and OSError where it cannot be
+    written.
+    """
+    if verified.proof is None:
+        return None
+    return write_private(Path(path), write_bundle(verified.proof, ()))

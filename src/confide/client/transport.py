@@ -6,7 +6,8 @@
     prove      a buffered answer before the caller sees it, a stream before its last event is passed on
 
 Everything is decided in `client/party.py` and `client/withholding.py`; here bytes are moved. A transport that has
-raised a VerificationError latches: it sends nothing more until it is reset, whatever an SDK tries again.
+raised a VerificationError latches: it sends nothing more until it is reset, whatever an SDK tries again. But for one: a
+connection that broke inside a stream says nothing against the service.
 
 Every POST counts as a prompt: its successful answer has to be proven. Other methods reach verified services only, over
 the same connections; what they bring is no evidence of anything.
@@ -17,14 +18,14 @@ the same connections; what they bring is no evidence of anything.
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 
 import httpx2
 
 from confide.client.appraisal import ServiceVerification
-from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
+from confide.client.party import Fetch, Fetched, KnownService, NotNow, RelyingParty, drive
 from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
 from confide.client.policy import Policy
 from confide.client.proof import KEPT_PROOFS, Proof
@@ -33,6 +34,7 @@ from confide.client.sending import (
     FETCH_PAUSE_S,
     FETCH_TRIES,
     MAX_DOCUMENT_BYTES,
+    RETIRED_MOST,
     Destination,
     Latch,
     Options,
@@ -41,9 +43,12 @@ from confide.client.sending import (
     cut_off,
     document_request,
     has_to_be_proven,
+    now_s,
     require_identity,
     to_prove,
+    unavailable,
     unfetched,
+    unfollowed,
     unreadable,
     wrong_key,
 )
@@ -78,6 +83,11 @@ class Line:
         """For the report, which tells whether the key that it finds is an attested one."""
         return httpx2.HTTPTransport(**self._options, verify=pinned_context(None))
 
+    def let_go(self) -> None:
+        """Close the connections to keys that the service has not had for long."""
+        while len(self._retired) > RETIRED_MOST:
+            self._retired.pop(0).close()
+
     def close(self) -> None:
         for transport in (self._transport, *self._retired):
             if transport is not None:
@@ -87,9 +97,11 @@ class Line:
 class VerifyingTransport(httpx2.BaseTransport):
     """See the module. `options`: of httpx2.HTTPTransport. `keep_bodies`: proofs hold them, for their bundles."""
 
-    def __init__(self, policy: Policy, options: Options, *, keep_bodies: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, options: Options, *, keep_bodies: bool = False, now: Callable[[], int] = now_s
+    ) -> None:
         self.latch = Latch()
-        self._party = RelyingParty(policy, now=lambda: int(time.time()), draw=secrets.token_bytes)
+        self._party = RelyingParty(policy, now=now, draw=secrets.token_bytes)
         self._options = options
         self._keep_bodies = keep_bodies
         self._lock = threading.Lock()
@@ -109,20 +121,24 @@ class VerifyingTransport(httpx2.BaseTransport):
     def verify(self, url: httpx2.URL) -> ServiceVerification:
         """The service at this URL, verified anew. Raises as `handle_request` does."""
         line = self._line(Destination(url))
-        with line.lock:
-            return self._establish(line)
+        try:
+            with line.lock:
+                return self._establish(line)
+        except VerificationError as failure:
+            self.latch.close(failure)
+            raise
 
     def close(self) -> None:
         """Close all connections."""
-        for line in self._lines.values():
+        with self._lock:
+            lines = list(self._lines.values())
+        for line in lines:
             line.close()
 
     def _handle(self, request: httpx2.Request) -> httpx2.Response:
         destination = Destination(request.url)
         line = self._line(destination)
-        with line.lock:
-            if self._party.is_due(line.service):
-                self._establish(line)
+        self._ready(line)
         if request.method != "POST":
             return self._send(line, request)
         request.headers["accept-encoding"] = "identity"
@@ -140,21 +156,36 @@ class VerifyingTransport(httpx2.BaseTransport):
             response.close()
             raise
 
+    def _ready(self, line: Line) -> None:
+        """Verify the service where that is due. One that cannot be asked again keeps the keyset that still stands."""
+        with line.lock:
+            if not self._party.is_due(line.service):
+                return
+            try:
+                self._establish(line)
+            except httpx2.TransportError:
+                if not self._party.still_stands(line.service):
+                    raise
+
     def _send(self, line: Line, request: httpx2.Request) -> httpx2.Response:
         """Once. A connection with another key is no sending: then the service is verified anew, as its key may have
         been changed, and it is tried once more.
         """
+        pins = line.service.pins
         try:
             return line.transport.handle_request(request)
         except httpx2.ConnectError as error:
             if not is_not_pinned(error):
                 raise
         with line.lock:
-            self._establish(line)
+            if line.service.pins == pins:  # another request may have met the same key and asked already
+                self._establish(line)
         try:
             return line.transport.handle_request(request)
         except httpx2.ConnectError as error:
-            raise wrong_key(error) if is_not_pinned(error) else error from error
+            if not is_not_pinned(error):
+                raise
+            raise wrong_key(error) from error
 
     def _follow(self, line: Line, response: httpx2.Response) -> None:
         """Verify the service again when it says that it has another keyset now."""
@@ -163,7 +194,10 @@ class VerifyingTransport(httpx2.BaseTransport):
             return
         with line.lock:
             if not line.service.knows(digest):
-                self._establish(line)
+                try:
+                    self._establish(line)
+                except httpx2.TransportError as error:
+                    raise unfollowed(error) from error
 
     def _buffered(self, line: Line, sent: Sent, response: httpx2.Response) -> httpx2.Response:
         body = Body(keep=True)
@@ -187,7 +221,12 @@ class VerifyingTransport(httpx2.BaseTransport):
         return proof
 
     def _establish(self, line: Line) -> ServiceVerification:
-        return drive(self._party.establish(line.service), partial(self._fetch, line))
+        try:
+            verified = drive(self._party.establish(line.service), partial(self._fetch, line))
+        except NotNow as error:
+            raise unavailable(error) from error
+        line.let_go()
+        return verified
 
     def _fetch(self, line: Line, fetch: Fetch, headers: httpx2.Headers | None = None) -> Fetched:
         request = document_request(line.service, fetch, headers)
@@ -224,8 +263,14 @@ class ProvingStream(httpx2.SyncByteStream):
         self._sent = sent
         self._response = response
         self._body = body
+        self._is_begun = False
 
     def __iter__(self) -> Iterator[bytes]:
+        if self._is_begun:  # an SDK that saw the last event reads on, to use the connection again
+            if "confide.proof" not in self.shown.extensions:
+                raise httpx2.StreamConsumed
+            return
+        self._is_begun = True
         withholding = Withholding()
         assert isinstance(self._response.stream, httpx2.SyncByteStream)
         try:
@@ -233,12 +278,15 @@ class ProvingStream(httpx2.SyncByteStream):
                 self._body.add(data)
                 if ready := withholding.feed(data):
                     yield ready
+            self._response.close()  # what is asked for next may go over the same connection
             proof = self._transport.prove(self._line, self._sent, self._response, self._body)
         except VerificationError as failure:
             self._transport.latch.close(failure)
             raise
         except (httpx2.NetworkError, httpx2.ProtocolError) as error:
             raise cut_off(error) from error
+        finally:
+            self._response.close()
         self.shown.extensions["confide.proof"] = proof
         if held := withholding.held:
             yield held

@@ -6,11 +6,11 @@ for complete that is not proven.
 """
 
 import hashlib
+import json
 import re
 
-import msgspec
-
 from confide.errors import VerificationError
+from confide.protocol.sse import BYTE_ORDER_MARK
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -20,14 +20,9 @@ BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 
 # The events that end a stream (wire contract 2.7, 3.4, 3.5); `[DONE]` ends the others.
 LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed", "message_stop", "error"})
-MAY_BE_LAST = re.compile(rb"\[DONE\]|response\.(?:completed|incomplete|failed)|message_stop|error")
-
-
-class Named(msgspec.Struct, frozen=True):
-    """The members of an event's data that say what it is."""
-
-    type: str = ""
-    error: msgspec.Raw | None = None
+# What such an event cannot do without; its names may be written with escapes in them.
+MAY_BE_LAST = re.compile(rb"\[DONE\]|response\.(?:completed|incomplete|failed)|message_stop|error|\\u")
+LONGEST_BLANK_LINE = 4
 
 
 class Body:
@@ -63,51 +58,62 @@ class Withholding:
     """Splits a stream into what may be passed on and what has to wait."""
 
     def __init__(self) -> None:
-        self._open = b""  # an event that is not complete
+        self._open = bytearray()  # an event that is not complete
         self._held = bytearray()
         self._is_last = False
+        self._after_cr = False  # the last event ended in a CR: a LF now belongs to it
 
     def feed(self, data: bytes) -> bytes:
         """What may be passed on, now that `data` came: whole events. Raises VerificationError at one over 16 MiB."""
         if self._is_last:
             self._hold(data)
             return b""
-        self._open += data
-        done = self._complete()
+        rest = b"\n" if self._after_cr and data[:1] == b"\n" else b""
+        self._after_cr = self._after_cr and not data
+        # What is open was looked through when it came, but for a blank line that `data` makes whole.
+        seen = max(0, len(self._open) - LONGEST_BLANK_LINE + 1)
+        self._open += data[len(rest) :]
+        done = self._complete(seen)
         if len(self._open) > MAX_EVENT_BYTES:
             raise too_large("event of the stream", MAX_EVENT_BYTES)
-        return done
+        return rest + done
 
     @property
     def held(self) -> bytes:
         """What waits for the proof, from the last event on; also an event that never became complete."""
         return bytes(self._held) + self._open
 
-    def _complete(self) -> bytes:
-        """Take the whole events out of what is open, up to the last one."""
+    def _complete(self, seen: int) -> bytes:
+        """Take the whole events out of what is open, up to the last one. `seen`: no blank line begins before that."""
         waiting, start = self._open, 0
-        for found in BLANK_LINE.finditer(waiting):
-            if is_last(waiting[start : found.end()]):
+        for found in BLANK_LINE.finditer(waiting, seen):
+            if is_last(bytes(waiting[start : found.end()])):
                 self._is_last = True
-                self._open = b""
+                self._open = bytearray()
                 self._hold(waiting[start:])
-                return waiting[:start]
+                return bytes(waiting[:start])
             start = found.end()
-        self._open = waiting[start:]
-        return waiting[:start]
+        done = bytes(waiting[:start])
+        del waiting[:start]
+        if not waiting and done:
+            self._after_cr = done.endswith(b"\r")
+        return done
 
-    def _hold(self, data: bytes) -> None:
+    def _hold(self, data: bytes | bytearray) -> None:
         self._held += data
         if len(self._held) > MAX_BODY_BYTES:
             raise too_large("end of the stream", MAX_BODY_BYTES)
 
 
 def is_last(event: bytes) -> bool:
-    """Whether a reader of this event, bytes up to its blank line, takes the answer for complete or broken."""
+    """Whether a reader of this event, bytes up to its blank line, takes the answer for complete or broken.
+
+    Data that may say so and that cannot be read counts as the last: readers differ in what they make of it.
+    """
     if MAY_BE_LAST.search(event) is None:
         return False
     name, data = "", b""
-    for line in event.splitlines():  # of bytes: at LF, CR and CRLF, and nowhere else
+    for line in event.removeprefix(BYTE_ORDER_MARK).splitlines():  # of bytes: at LF, CR and CRLF, and nowhere else
         field, _, value = line.partition(b":")
         if field == b"event":
             name = value.removeprefix(b" ").decode(errors="replace")
@@ -115,11 +121,19 @@ def is_last(event: bytes) -> bool:
             data += value.removeprefix(b" ") + b"\n"
     if data.lstrip().startswith(b"[DONE]") or name in LAST_EVENTS:
         return True
+    return bool(data) and says_last(data)
+
+
+def says_last(data: bytes) -> bool:
+    """Whether the data of an event is an error, or has the type of a last event. Read as the SDKs read it."""
     try:
-        said = msgspec.json.decode(data, type=Named)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return True
+    if not isinstance(said, dict):
         return False
-    return said.type in LAST_EVENTS or (said.error is not None and bytes(said.error) != b"null")
+    kind = said.get("type")
+    return (isinstance(kind, str) and kind in LAST_EVENTS) or said.get("error") is not None
 
 
 def too_large(what: str, limit_bytes: int) -> VerificationError:

@@ -1,0 +1,153 @@
+"""What to trust, as the commands that verify take it: one set of options, and the policy that they make."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from confide import config
+from confide.client.policy import HARDWARE_ROOTS, LONGEST_KEYSET_S, Policy
+from confide.errors import ConfigError
+from confide.evidence.policy import TCB_STATUSES
+
+LATEST_S = 253_402_300_799  # the last second of the year 9999, in Unix seconds
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def same_digest(text: str) -> str:
+    """A SHA-256 as documents have it: 64 lower-case hex digits, without the name of the algorithm."""
+    digest = text.lower().removeprefix("sha256:")
+    if DIGEST.fullmatch(digest) is None:
+        raise typer.BadParameter("expected the 64 hex digits of a SHA-256")
+    return digest
+
+
+def same_status(text: str) -> str:
+    """A TCB status by its exact name."""
+    if text not in TCB_STATUSES:
+        raise typer.BadParameter(f"expected one of {', '.join(sorted(TCB_STATUSES))}")
+    return text
+
+
+def in_a_directory(path: Path | None) -> Path | None:
+    """A file that can be there: found out before anything is asked, not after."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise typer.BadParameter(f"expected a file in a directory that exists, got {path}")
+    return path
+
+
+BundleFile = Annotated[
+    Path | None,
+    typer.Option("--bundle", metavar="FILE", callback=in_a_directory, help="Write the proof to this file."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """The options, as the signature of each command that is `trusting` shows them."""
+
+    trust_root: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PEM", help="Also accept a SIMULATED TEE under this root; may be repeated."),
+    ] = None
+    allow_simulated: Annotated[
+        bool, typer.Option("--allow-simulated", help="Also accept the SIMULATED TEE of this machine.")
+    ] = False
+    no_require_channel: Annotated[
+        bool,
+        typer.Option(
+            "--no-require-channel", help="Accept a connection that is not shown to end in the TEE, such as plain HTTP."
+        ),
+    ] = False
+    accept_tcb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATUS",
+            parser=same_status,
+            help="Accept this TCB status besides UpToDate, such as SWHardeningNeeded; may be repeated.",
+        ),
+    ] = None
+    compose_hash: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEX",
+            parser=same_digest,
+            help="Accept only an application with this measured compose hash; repeat it for several.",
+        ),
+    ] = None
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Demand proof of this claim, such as tcb_up_to_date; may be repeated."),
+    ] = None
+    max_keyset_age: Annotated[
+        int | None,
+        typer.Option(metavar="SECONDS", min=1, help="Accept only a keyset that expires this soon; default: a year."),
+    ] = None
+
+    @property
+    def pinned(self) -> tuple[Path, ...]:
+        """The roots of simulators that count. Raises ConfigError."""
+        return (*(self.trust_root or ()), *((local_root(),) if self.allow_simulated else ()))
+
+    def on_this_machine(self, *, is_plain: bool) -> "Trust":
+        """The same for a service on a loopback address: the simulator of this machine counts unless another root was
+        named, and plain HTTP, which never leaves the machine, will do.
+        """
+        named = self.trust_root or [path for path in (local_root_path(),) if path.exists() and not self.allow_simulated]
+        return replace(self, trust_root=named, no_require_channel=self.no_require_channel or is_plain)
+
+    def policy(self) -> Policy:
+        """What has to hold. Raises ConfigError."""
+        return Policy(
+            trust_roots=(*HARDWARE_ROOTS, *self.pinned),
+            require_channel=not self.no_require_channel,
+            accepted_tcb=("UpToDate", *(self.accept_tcb or ())),
+            claims=self.claim or (),
+            compose_hashes=self.compose_hash or (),
+            max_keyset_age_s=LONGEST_KEYSET_S if self.max_keyset_age is None else self.max_keyset_age,
+        )
+
+
+def local_root_path() -> Path:
+    """Where the simulator of this machine keeps its root."""
+    return config.locate_home() / "simulator" / "root.pem"
+
+
+def local_root() -> Path:
+    """The root of the simulator of this machine. Raises ConfigError when there is none."""
+    path = local_root_path()
+    if not path.exists():
+        raise ConfigError(
+            f"--allow-simulated: this machine has no simulated TEE, there is no {path}",
+            remedy="Start `confide serve` once, set CONFIDE_HOME to that of the service, or name its root with "
+            "--trust-root.",
+        )
+    return path
+
+
+def trusting(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of Trust in its signature, which reach it as its argument `trust`."""
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "trust"]
+    named = inspect.signature(Trust).parameters
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in named}
+        command(**given, trust=Trust(**chosen))
+
+    options = [*own, *named.values()]
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what inspect.signature looks at first
+        sorted(
+            (each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options),
+            key=lambda each: each.name == "as_json",
+        )
+    )
+    called.__annotations__ = {each.name: each.annotation for each in options}
+    return called
