@@ -153,10 +153,10 @@ def test_a_real_quote_without_collateral_is_neither_yes_nor_no() -> None:
 
 def test_the_stored_intel_root_is_the_one_that_is_built_in() -> None:
     root_der = (TEE / "tdx/intel_sgx_root_ca.der").read_bytes()
-    root = Anchors.default().matching(root_der)
+    root = Anchors.default().matching(root_der, "tdx")
     assert root is not None
     assert root.anchor.sha256 == INTEL_SGX_ROOT_SHA256
-    with pytest.raises(ValueError, match="Intel's own root"):
+    with pytest.raises(ValueError, match="vendor's own root, intel-sgx-root"):
         Anchors.default().with_simulated(root_der)
 
 

@@ -12,14 +12,14 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import UnionType
 from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.errors import ConfigError
-from confide.evidence.policy import INTEL_SGX_ROOT, INTEL_SGX_ROOT_SHA256, Anchors, TdxPolicy
+from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Check, Status, failed, passed, quoted
 from confide.protocol.canonical import BARE_DIGEST
 from confide.protocol.report import Report
@@ -278,11 +278,9 @@ def hashes(name: str, given: object) -> frozenset[str]:
 
 def anchors_of(trust_roots: tuple[TrustRoot, ...]) -> Anchors:
     """The roots that these names and files stand for. Raises ConfigError."""
-    anchors = Anchors(MappingProxyType({}))
+    anchors = Anchors.of(*(root for root in trust_roots if isinstance(root, str) and root in HARDWARE_ROOTS))
     for root in trust_roots:
-        if root == "intel":
-            anchors = Anchors(MappingProxyType({**anchors.roots, INTEL_SGX_ROOT_SHA256: INTEL_SGX_ROOT}))
-        elif root != "amd":  # its evidence has no verifier yet, so there is no anchor to add
+        if root not in HARDWARE_ROOTS:
             anchors = with_file(anchors, Path(root))
     return anchors
 
@@ -290,7 +288,7 @@ def anchors_of(trust_roots: tuple[TrustRoot, ...]) -> Anchors:
 def with_file(anchors: Anchors, path: Path) -> Anchors:
     """These anchors and the simulated root in a PEM file. Raises ConfigError."""
     try:
-        return anchors.with_simulated(read_root(path))
+        return anchors.pinning(read_root(path))
     except ValueError as error:
         raise ConfigError(f"the trust root {path}: {error}", remedy="Name the root of a simulator.") from error
 

@@ -183,7 +183,7 @@ def check_tail(quote: TdxQuote) -> Check:
 
 def trusted_root(quote: TdxQuote, anchors: Anchors) -> Root | None:
     """(3) The caller's root that the chain (PCK, CA, root) claims to end in. The library does not look at that copy."""
-    return anchors.matching(quote.chain[2]) if len(quote.chain) == 3 else None
+    return anchors.matching(quote.chain[2], "tdx") if len(quote.chain) == 3 else None
 
 
 def check_root(quote: TdxQuote, root: Root | None) -> Check:
