@@ -17,7 +17,6 @@ from confide.client.sending import (
     EVENT_STREAM,
     FETCH_PAUSE_S,
     FETCH_TRIES,
-    MAX_DOCUMENT_BYTES,
     RETIRED_MOST,
     Destination,
     Latch,
@@ -29,15 +28,17 @@ from confide.client.sending import (
     has_to_be_proven,
     now_s,
     require_identity,
+    require_no_get,
     to_prove,
     unavailable,
     unfetched,
     unfollowed,
-    unreadable,
+    unproven,
     wrong_key,
 )
 from confide.client.withholding import Body, Withholding
 from confide.errors import ConfideError, VerificationError
+from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 
 
 class AsyncLine:
@@ -120,14 +121,15 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         line = self._line(destination)
         await self._ready(line)
         if request.method != "POST":
-            return await self._send(line, request)
+            return unproven(await self._send(line, request))
         request.headers["accept-encoding"] = "identity"
-        sent = Sent(request, await request.aread(), destination)
+        sent = Sent(request, await request.aread(), destination, at=self._party.now())
         response = await self._send(line, request)
         try:
             await self._follow(line, response)
+            require_no_get(response)
             if not has_to_be_proven(response):
-                return response
+                return unproven(response)
             require_identity(response)
             if response.headers.get("content-type", "").startswith(EVENT_STREAM):
                 return self._streamed(line, sent, response)
@@ -212,10 +214,10 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         request = document_request(line.service, fetch, headers)
         if fetch.is_first:
             async with aclosing(line.first_connection()) as transport:  # nothing but a nonce is sent over it
-                return await fetched(await transport.handle_async_request(request), fetch)
+                return await fetched(await transport.handle_async_request(request))
         for tries_left in range(FETCH_TRIES - 1, -1, -1):
             try:
-                return await fetched(await line.transport.handle_async_request(request), fetch)
+                return await fetched(await line.transport.handle_async_request(request))
             except httpx2.TransportError as error:
                 if not tries_left:
                     raise unfetched(error) from error
@@ -262,7 +264,7 @@ class AsyncProvingStream(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._is_begun:  # an SDK that saw the last event reads on, to use the connection again
-            if "confide.proof" not in self.shown.extensions:
+            if self.shown.extensions["confide.proof"] is None:
                 raise httpx2.StreamConsumed
             return
         self._is_begun = True
@@ -291,13 +293,13 @@ class AsyncProvingStream(httpx2.AsyncByteStream):
         await self._response.aclose()
 
 
-async def fetched(response: httpx2.Response, fetch: Fetch) -> Fetched:
-    """The document, bounded."""
+async def fetched(response: httpx2.Response) -> Fetched:
+    """The document; of one that is too large as much as shows that it is."""
     async with aclosing(response):
         spki, body = seen_spki(response), bytearray()  # the key first: after the last byte the socket may be closed
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         async for data in response.stream:
             body += data
             if len(body) > MAX_DOCUMENT_BYTES:
-                raise unreadable(fetch)
+                break
         return Fetched(response.status_code, bytes(body), spki)

@@ -17,7 +17,7 @@ from confide.client.policy import Policy
 from confide.client.proof import required_of
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import ConfigError, VerificationError
-from confide.evidence.result import Check, Verification, failed, passed, skipped
+from confide.evidence.result import Check, Verification, failed, passed, quoted, skipped
 from confide.protocol.bundle import MAX_BUNDLE_BYTES, AnswerProof, Bundle, ServiceProof, parse_bundle
 from confide.protocol.canonical import DocumentError, parse_document
 from confide.protocol.session import session_id
@@ -107,10 +107,14 @@ def verify_recorded_answer(
         sessions=sessions_by_id(answer.sessions),
     )
     checks, receipt = verify_receipt(answer.receipt.encode(), exchange, services=services, policy=policy)
+    if receipt is not None and answer.chat_id != receipt.members.chat_id:
+        beside = f"got the response id {quoted(answer.chat_id)} beside the receipt"
+        other = failed(ESTABLISHED, f"{beside}, expected {quoted(receipt.members.chat_id)}, which it names")
+        return tuple(other if check.name == ESTABLISHED else check for check in checks)
     named = None if receipt is None else services.get(receipt.members.workload_keyset_digest)
-    if named is None or named.ok:
+    if services and (named is None or named.ok):
         return checks
-    # The receipt is of this very service: why that is not verified, its own checks say, and nothing follows here.
+    # The receipt is of this very service, or its report could not be read: why that is not verified, its own checks say, and nothing follows here.
     unknown = skipped(ESTABLISHED, "the service whose keyset it names is not verified")
     return tuple(unknown if check.name == ESTABLISHED else check for check in checks)
 

@@ -22,7 +22,7 @@ class Client(httpx2.Client):
     bundle then holds request and response. `now`: Unix seconds, as of which is checked. `options`: as of
     `httpx2.Client`, but for verify, cert, mounts and transport, which raise ConfigError. A request raises
     VerificationError when the service or its answer does not hold, and from then on every request does, unsent, until
-    `reset()`.
+    `reset()`. The way leads over `proxy`, where one is named, and not over those that the environment names.
     """
 
     def __init__(

@@ -8,8 +8,9 @@ A service is verified once for each keyset. Verified keysets are remembered, so 
 rotation can be proven after it.
 """
 
+import contextlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from urllib.parse import quote
 from confide.client.appraisal import Connection, ServiceVerification, verify_report
 from confide.client.policy import Policy
 from confide.client.proof import Proof, answer_proof
-from confide.client.receipts import Exchange, verify_receipt
+from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import CannotTell, ConfideError, VerificationError
 from confide.evidence.result import Status, Verification, failed, quoted
 from confide.evidence.tdx import COLLATERAL
@@ -25,6 +26,7 @@ from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
 
 REMEMBERED = 8  # keysets of one service
+TAKEN_MOST = 16_384  # receipts of one service that have proven an answer
 SESSIONS_MOST = 8  # cited by one receipt
 EXPIRY_MARGIN_S = 300
 TOO_MANY_REQUESTS = 429
@@ -72,7 +74,8 @@ class NotNow(CannotTell):
 class KnownService:
     """One service as this relying party knows it. `root`: scheme, host, port and path before `/v1/`.
 
-    `keysets`: what was verified, oldest first; replaced whole, never changed, as several threads read it.
+    `keysets`: what was verified, oldest first; replaced whole, never changed, as several threads read it. `taken`: the
+    receipts that have proven an answer.
     """
 
     root: str
@@ -80,6 +83,7 @@ class KnownService:
     keysets: Mapping[str, ServiceVerification] = field(default_factory=dict)
     current: ServiceVerification | None = None
     renew_at: int = 0
+    taken: dict[str, object] = field(default_factory=dict)
 
     @property
     def pins(self) -> frozenset[bytes]:
@@ -97,6 +101,15 @@ class KnownService:
     def knows(self, digest: str) -> bool:
         """Whether this keyset was verified."""
         return digest in self.keysets
+
+    def take(self, receipt_id: str) -> bool:
+        """Whether this receipt proves an exchange for the first time; older ones than are remembered say when."""
+        mine = object()
+        is_first = self.taken.setdefault(receipt_id, mine) is mine
+        if len(self.taken) > TAKEN_MOST:
+            with contextlib.suppress(RuntimeError, StopIteration):  # another thread takes one just now
+                self.taken.pop(next(iter(self.taken)), None)
+        return is_first
 
     def standing(self, now: int) -> Mapping[str, ServiceVerification]:
         """The keysets that have not expired: at `not_after` a verifier stops accepting everything (7.1)."""
@@ -121,6 +134,10 @@ class RelyingParty:
         self.policy = policy
         self._now = now
         self._draw = draw
+
+    def now(self) -> int:
+        """Unix seconds."""
+        return self._now()
 
     def is_due(self, service: KnownService) -> bool:
         """Whether the service has to be verified before anything is sent to it."""
@@ -177,16 +194,18 @@ class RelyingParty:
         request_sha256: bytes,
         response_sha256: bytes,
         status: int,
+        sent_at: int | None = None,
         request: bytes | None = None,
         response: bytes | None = None,
     ) -> Steps[Proof]:
         """Fetch the receipt of an exchange and check it. Raises VerificationError unless it proves the exchange.
 
-        Digests: SHA-256, 32 bytes. `request`, `response`: bodies that a bundle is to hold, or None.
+        Digests: SHA-256, 32 bytes. `sent_at`: when the request was sent, Unix seconds. `request`, `response`: bodies
+        that a bundle is to hold, or None.
         """
-        if receipt_id is None or not receipt_id.isascii() or not 0 < len(receipt_id) <= RECEIPT_ID_MOST:
+        if receipt_id is None or not names_receipt(receipt_id):
             raise VerificationError(
-                "receipt-1: got no X-Receipt-Id with the answer, expected one: nothing proves it",
+                "receipt-1: got no X-Receipt-Id that can be asked for, expected one: nothing proves the answer",
                 check="receipt-1",
                 remedy="Do not rely on this answer.",
             )
@@ -204,6 +223,7 @@ class RelyingParty:
             response_sha256=response_sha256,
             status=status,
             sessions=(yield from self._sessions(fetched.body)),
+            sent_at=sent_at,
         )
         standing = service.standing(self._now())
         checks, receipt = verify_receipt(fetched.body, exchange, services=standing, policy=self.policy)
@@ -213,6 +233,9 @@ class RelyingParty:
         proof = answer_proof(
             shown, checks, receipt, fetched.body, exchange, policy=self.policy, request=request, response=response
         )
+        if proof.ok and not service.take(receipt_id):
+            again = failed(ESTABLISHED, f"got the receipt {quoted(receipt_id)} a second time, expected one of its own")
+            proof = replace(proof, checks=tuple(again if each.name == ESTABLISHED else each for each in proof.checks))
         require_answer(proof)
         return proof
 
@@ -224,6 +247,11 @@ class RelyingParty:
             if fetched.status == 200:
                 sessions[session_id] = fetched.body
         return MappingProxyType(sessions)
+
+
+def names_receipt(text: str) -> bool:
+    """Whether a header's value can be the name of a receipt: it becomes one step of a path."""
+    return text.isascii() and text.strip(".") != "" and len(text) <= RECEIPT_ID_MOST
 
 
 def not_after_of(verified: ServiceVerification) -> int:

@@ -18,6 +18,7 @@ from confide.protocol.bundle import AnswerProof, ServiceProof, write_bundle
 from confide.protocol.receipt import Receipt
 
 KEPT = 1024  # proofs that `confide.proof` finds, the newest
+KEPT_BYTES = 256 * 1024 * 1024  # of bodies and receipts in them
 
 
 class NoProof(ConfideError):
@@ -36,6 +37,12 @@ class Proof(Verification):
     receipt: bytes = b""
     service_proof: ServiceProof | None = None
     answer: AnswerProof | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What this exchange alone holds on to; the service's report is shared."""
+        bodies = () if self.answer is None else (self.answer.request_b64, self.answer.response_b64)
+        return len(self.receipt) + sum(len(body) for body in bodies if body is not None)
 
     def __iter__(self) -> Iterator[Check]:
         return iter(self.checks)
@@ -107,20 +114,23 @@ def required_of(service: ServiceVerification, policy: Policy) -> frozenset[str]:
 class KeptProofs:
     """The newest proofs of this process, by receipt id and by response id. Threads may share it."""
 
-    def __init__(self, most: int = KEPT) -> None:
+    def __init__(self, most: int = KEPT, most_bytes: int = KEPT_BYTES) -> None:
         self._most = most
+        self._most_bytes = most_bytes
+        self._size_bytes = 0
         self._lock = threading.Lock()
         self._proofs: dict[str, Proof] = {}  # the oldest first
         self._receipt_ids: dict[str, str] = {}
 
     def keep(self, proof: Proof) -> None:
-        """Forget the oldest one when there are too many."""
+        """Forget the oldest ones when there are too many, or too large ones; the newest is there in any case."""
         with self._lock:
             self._forget(proof.receipt_id)
             self._proofs[proof.receipt_id] = proof
+            self._size_bytes += proof.size_bytes
             if proof.chat_id is not None:
                 self._receipt_ids[proof.chat_id] = proof.receipt_id
-            while len(self._proofs) > self._most:
+            while len(self._proofs) > self._most or (len(self._proofs) > 1 and self._size_bytes > self._most_bytes):
                 self._forget(next(iter(self._proofs)))
 
     def find(self, name: str) -> Proof | None:
@@ -130,7 +140,10 @@ class KeptProofs:
 
     def _forget(self, receipt_id: str) -> None:
         forgotten = self._proofs.pop(receipt_id, None)
-        if forgotten is None or forgotten.chat_id is None:
+        if forgotten is None:
+            return
+        self._size_bytes -= forgotten.size_bytes
+        if forgotten.chat_id is None:
             return
         if self._receipt_ids.get(forgotten.chat_id) == receipt_id:  # a newer answer may have had the same id
             del self._receipt_ids[forgotten.chat_id]
@@ -143,16 +156,18 @@ def proof(answer: object) -> Proof:
     """What was checked about `answer`: an object of an SDK, a stream, a chunk of one, an HTTP response, or an id.
 
     A stream's proof is there once the stream has ended. Raises NoProof where nothing is kept: the answer did not come
-    through a confide client, is not complete, or 1,024 others came since.
+    through a confide client, is not complete, or 1,024 others came since; fewer where large bodies are kept.
     """
     for holder in (answer, getattr(answer, "http_response", None), getattr(answer, "response", None)):
         extensions = getattr(holder, "extensions", None)
-        if isinstance(extensions, dict) and isinstance(found := extensions.get("confide.proof"), Proof):
-            return found
-    for name in names_of(answer):
-        kept = KEPT_PROOFS.find(name)
-        if kept is not None:
-            return kept
+        if isinstance(extensions, dict) and "confide.proof" in extensions:
+            found = extensions["confide.proof"]
+            break  # what its headers name may be another's
+    else:
+        kept = map(KEPT_PROOFS.find, names_of(answer))
+        found = next((proof for proof in kept if proof is not None), None)
+    if isinstance(found, Proof):
+        return found
     raise NoProof(
         "no proof of this answer is kept",
         remedy="Pass what the SDK returned, after the end of a stream; the client must be a confide.Client.",
@@ -164,8 +179,10 @@ def names_of(answer: object) -> Iterator[str]:
     if isinstance(answer, str):
         yield answer
         return
-    headers = getattr(answer, "headers", None)
-    candidates = [getattr(answer, "_request_id", None), getattr(answer, "id", None)]
+    headers, request_id = getattr(answer, "headers", None), getattr(answer, "_request_id", None)
+    candidates = [request_id]
+    if request_id is None:  # else it says which request that was, and an `id` in the body may be anybody's
+        candidates.append(getattr(answer, "id", None))
     if isinstance(headers, Mapping):
         candidates.insert(0, headers.get("x-receipt-id"))
     yield from (each for each in candidates if isinstance(each, str))

@@ -4,7 +4,8 @@ On entry: the caller hashed what it sent and what it received, and verified the 
 What must be shown, in order:
 
 1. receipt-1   signed by a receipt key of an attested keyset
-2. receipt-2   it is an aci/1 receipt under that very keyset, of this exchange, from within the keyset's life
+2. receipt-2   it is an aci/1 receipt under that very keyset, of this exchange, from within the keyset's life, and not
+               from before the question
 3. receipt-3   its request.received is the hash of what was sent
 4. receipt-4   its response.returned is the hash of what was received
 5. upstream-1  where there is a second hop: it was verified before it served
@@ -33,13 +34,15 @@ REQUIRED = frozenset({SIGNED, ESTABLISHED, REQUEST, RESPONSE, UPSTREAM})
 
 VERIFIED = "verified"
 
+CLOCK_SKEW_S = 300  # by which the service's clock may be behind the caller's
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
     """What the caller knows of a request and its response. Digests: SHA-256, 32 bytes, over bodies as on the wire.
 
     `endpoint`: the path under the service's own root. `receipt_id`: from `X-Receipt-Id`. `sessions`: documents as they
-    came, by the id that the receipt cites.
+    came, by the id that the receipt cites. `sent_at`: by the caller's clock, Unix seconds; None where nobody knows.
     """
 
     endpoint: str
@@ -48,6 +51,7 @@ class Exchange:
     response_sha256: bytes
     status: int = 200
     sessions: Mapping[str, bytes] = field(default_factory=dict)
+    sent_at: int | None = None
 
 
 def verify_receipt(
@@ -101,10 +105,13 @@ def check_established(receipt: Receipt, service: ServiceVerification, exchange: 
         )
     if (members.method, members.endpoint) != ("POST", exchange.endpoint):
         got = f"{quoted(members.method)} {quoted(members.endpoint)}"
-        return failed(ESTABLISHED, f"got a receipt of {got}, expected POST {exchange.endpoint}")
+        return failed(ESTABLISHED, f"got a receipt of {got}, expected POST {quoted(exchange.endpoint)}")
     not_after = service.report.keyset.not_after
     if members.served_at >= not_after:
         return failed(ESTABLISHED, f"got served_at {members.served_at}, expected before not_after {not_after}")
+    if exchange.sent_at is not None and members.served_at < exchange.sent_at - CLOCK_SKEW_S:
+        got = f"got served_at {members.served_at}, expected about {exchange.sent_at}"
+        return failed(ESTABLISHED, f"{got}: it is the receipt of an earlier exchange, or a clock is wrong")
     return passed(ESTABLISHED, f"aci/1, under the verified keyset {members.workload_keyset_digest}")
 
 

@@ -16,12 +16,13 @@ from confide.client.withholding import Body
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.result import quoted
 
-MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 FETCH_TRIES = 3
 FETCH_PAUSE_S = 0.1
 FETCH_TIMEOUT_S = {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 30.0}
 CREDENTIALS = ("authorization", "x-api-key")
 EVENT_STREAM = "text/event-stream"
+REQUEST_IDS = ("x-request-id", "request-id")  # where the SDKs of OpenAI and of Anthropic look
+TURNED_INTO_GET = (301, 302, 303)  # by clients that follow redirections; 307 and 308 send the prompt again as it is
 RETIRED_MOST = 2  # sets of connections to keys that a service had before; streams may be running over them
 PINS_CHANGED = "the keys changed while the connection was made"
 
@@ -88,10 +89,13 @@ class Destination:
 
 
 class Sent:
-    """A prompt as it left, and what its answer brought so far."""
+    """A prompt as it left. `at`: when, Unix seconds."""
 
-    def __init__(self, request: httpx2.Request, body: bytes, destination: Destination) -> None:
+    def __init__(
+        self, request: httpx2.Request, body: bytes, destination: Destination, *, at: int | None = None
+    ) -> None:
         self.request = request
+        self.at = at
         self.body = body
         self.sha256 = sha256(body).digest()
         self.endpoint = destination.endpoint
@@ -108,6 +112,7 @@ def to_prove(
         request_sha256=sent.sha256,
         response_sha256=body.sha256,
         status=response.status_code,
+        sent_at=sent.at,
         request=sent.body if keep else None,
         response=body.kept if keep else None,
     )
@@ -116,6 +121,17 @@ def to_prove(
 def has_to_be_proven(response: httpx2.Response) -> bool:
     """An answer has; a refusal or an error only where it claims a receipt."""
     return response.is_success or "x-receipt-id" in response.headers
+
+
+def require_no_get(response: httpx2.Response) -> None:
+    """Raise VerificationError for a redirection that a client follows with a GET: what that brings nobody proves."""
+    if response.status_code in TURNED_INTO_GET and "location" in response.headers:
+        raise VerificationError(
+            f"receipt-1: got a redirection, status {response.status_code}, that turns the prompt into a GET, expected "
+            "the answer: nothing would prove what such a request brings",
+            check="receipt-1",
+            remedy="Do not rely on this service; use the address that it is served at.",
+        )
 
 
 def require_identity(response: httpx2.Response) -> None:
@@ -136,15 +152,6 @@ def document_request(destination: KnownService, fetch: Fetch, headers: httpx2.He
         given |= {name: headers[name] for name in CREDENTIALS if name in headers}
     return httpx2.Request(
         "GET", destination.root + fetch.path, headers=given, extensions={"timeout": dict(FETCH_TIMEOUT_S)}
-    )
-
-
-def unreadable(fetch: Fetch) -> VerificationError:
-    check = "id-1" if fetch.is_first else "receipt-1"
-    return VerificationError(
-        f"{check}: got a document of more than {MAX_DOCUMENT_BYTES} bytes, expected less",
-        check=check,
-        remedy="Do not rely on this service.",
     )
 
 
@@ -189,14 +196,26 @@ def cut_off(error: httpx2.TransportError) -> VerificationError:
     )
 
 
+def unproven(response: httpx2.Response) -> httpx2.Response:
+    """The response as it came, but that it leads to no proof: none is of it, and none of another shall be taken for it.
+
+    SDK objects lead to a proof by their request id. Whoever answered may have put any there, or an `id` into the body.
+    """
+    for name in REQUEST_IDS:
+        response.headers[name] = " ".join(["unproven", *response.headers.get_list(name)])
+    if "x-receipt-id" in response.headers:
+        del response.headers["x-receipt-id"]
+    return response
+
+
 def answered(response: httpx2.Response, stream: Any, proof: Proof | None) -> httpx2.Response:
     """The response as the caller sees it. Its `x-request-id` is the receipt's: so SDK objects lead to the proof."""
     headers = response.headers.copy()
     receipt_id = headers.get("x-receipt-id")
     if receipt_id is not None:
-        headers["x-request-id"] = receipt_id
-        headers["request-id"] = receipt_id  # where the Anthropic SDK looks
-    extensions = {**response.extensions, **({} if proof is None else {"confide.proof": proof})}
+        for name in REQUEST_IDS:
+            headers[name] = receipt_id
+    extensions = {**response.extensions, "confide.proof": proof}  # None: of a stream that has not ended
     if isinstance(stream, bytes):
         # As it is: a length or an encoding that is set anew would not be the service's.
         stream = httpx2.ByteStream(stream)

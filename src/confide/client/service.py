@@ -32,7 +32,7 @@ def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], 
 
     def fetch(wanted: Fetch) -> Fetched:
         with line.first_connection() as transport:
-            return fetched(transport.handle_request(document_request(service, wanted, None)), wanted)
+            return fetched(transport.handle_request(document_request(service, wanted, None)))
 
     try:
         return drive(party.appraise(service), fetch)

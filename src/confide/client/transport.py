@@ -33,7 +33,6 @@ from confide.client.sending import (
     EVENT_STREAM,
     FETCH_PAUSE_S,
     FETCH_TRIES,
-    MAX_DOCUMENT_BYTES,
     RETIRED_MOST,
     Destination,
     Latch,
@@ -45,15 +44,17 @@ from confide.client.sending import (
     has_to_be_proven,
     now_s,
     require_identity,
+    require_no_get,
     to_prove,
     unavailable,
     unfetched,
     unfollowed,
-    unreadable,
+    unproven,
     wrong_key,
 )
 from confide.client.withholding import Body, Withholding
 from confide.errors import VerificationError
+from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 
 
 class Line:
@@ -140,14 +141,15 @@ class VerifyingTransport(httpx2.BaseTransport):
         line = self._line(destination)
         self._ready(line)
         if request.method != "POST":
-            return self._send(line, request)
+            return unproven(self._send(line, request))
         request.headers["accept-encoding"] = "identity"
-        sent = Sent(request, request.read(), destination)
+        sent = Sent(request, request.read(), destination, at=self._party.now())
         response = self._send(line, request)
         try:
             self._follow(line, response)
+            require_no_get(response)
             if not has_to_be_proven(response):
-                return response
+                return unproven(response)
             require_identity(response)
             if response.headers.get("content-type", "").startswith(EVENT_STREAM):
                 return self._streamed(line, sent, response)
@@ -232,10 +234,10 @@ class VerifyingTransport(httpx2.BaseTransport):
         request = document_request(line.service, fetch, headers)
         if fetch.is_first:
             with closing(line.first_connection()) as transport:  # nothing but a nonce is sent over it
-                return fetched(transport.handle_request(request), fetch)
+                return fetched(transport.handle_request(request))
         for tries_left in range(FETCH_TRIES - 1, -1, -1):
             try:
-                return fetched(line.transport.handle_request(request), fetch)
+                return fetched(line.transport.handle_request(request))
             except httpx2.TransportError as error:
                 if not tries_left:
                     raise unfetched(error) from error
@@ -267,7 +269,7 @@ class ProvingStream(httpx2.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         if self._is_begun:  # an SDK that saw the last event reads on, to use the connection again
-            if "confide.proof" not in self.shown.extensions:
+            if self.shown.extensions["confide.proof"] is None:
                 raise httpx2.StreamConsumed
             return
         self._is_begun = True
@@ -296,13 +298,13 @@ class ProvingStream(httpx2.SyncByteStream):
         self._response.close()
 
 
-def fetched(response: httpx2.Response, fetch: Fetch) -> Fetched:
-    """The document, bounded."""
+def fetched(response: httpx2.Response) -> Fetched:
+    """The document; of one that is too large as much as shows that it is."""
     with closing(response):
         spki, body = seen_spki(response), bytearray()  # the key first: after the last byte the socket may be closed
         assert isinstance(response.stream, httpx2.SyncByteStream)
         for data in response.stream:
             body += data
             if len(body) > MAX_DOCUMENT_BYTES:
-                raise unreadable(fetch)
+                break
         return Fetched(response.status_code, bytes(body), spki)

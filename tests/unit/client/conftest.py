@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aci_service import AciService, simulated
+from confide.client.policy import Policy
 from confide.simulator.tdx import SimulatedTdxPlatform
 from proof_builders import NOW, SEED, Proof, build_proof
 
@@ -24,3 +28,27 @@ def honest(platform: SimulatedTdxPlatform) -> Callable[..., Proof]:
 def proof(honest: Callable[..., Proof]) -> Proof:
     """The honest proof by ECDSA, over plain HTTP."""
     return honest()
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of the simulated platform, in a file."""
+    path = tmp_path_factory.mktemp("root") / "root.pem"
+    path.write_text(simulated().root_pem)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trusting(root: Path) -> Callable[..., Policy]:
+    """A policy that trusts that root, with further arguments."""
+
+    def policy(**arguments: Any) -> Policy:
+        return Policy(**({"trust_roots": (root,)} | arguments))
+
+    return policy
+
+
+@pytest.fixture(scope="session")
+def service() -> AciService:
+    """An honest service that answers itself, with TLS."""
+    return AciService()
