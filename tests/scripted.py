@@ -8,7 +8,8 @@
 A script is a list of steps, carried out once a request was read: bytes are written, an asyncio.Event is waited for,
 CLOSE and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read what
 was written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for
-another request. The first request gets the first script, and so on; the last script serves all that follow.
+another request. The first request gets the first script, and so on; the last script serves all that follow. Where
+`choose` is set, it picks the script by the request instead.
 """
 
 import asyncio
@@ -87,6 +88,7 @@ class ScriptedUpstream:
 
     def __init__(self, *scripts: Script, path: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.scripts = scripts
+        self.choose: Callable[[SeenRequest], Script] | None = None
         self.requests: list[SeenRequest] = []
         self.departures: list[Departure] = []
         self.bytes_received = 0
@@ -117,6 +119,8 @@ class ScriptedUpstream:
 
     def script(self, index: int) -> Script:
         """What the request of this index gets."""
+        if self.choose is not None:
+            return self.choose(self.requests[index])
         return self.scripts[min(index, len(self.scripts) - 1)]
 
     async def asked(self, count: int) -> None:

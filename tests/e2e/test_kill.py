@@ -6,9 +6,10 @@ import os
 import re
 import select
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from openai import OpenAI
 
 from confide.protocol.signature import Algo, verify_text
 from e2e.engine_process import engines_of, needs_proc
+from outside import Verifier
 from running import Running, home_with_weights, running
 
 pytestmark = pytest.mark.engine
@@ -32,10 +34,11 @@ GONE_WITHIN_S = 2.0
 
 @dataclass(frozen=True)
 class Exchanged:
-    """The bytes of a request and of its whole answer, as the client saw them."""
+    """The bytes of a request and of its whole answer, as the client saw them, and the id of its receipt."""
 
     sent: bytes
     received: bytes
+    receipt_id: str = ""
 
     @property
     def id(self) -> str:
@@ -69,7 +72,7 @@ def killed_at_the_last_byte(service: Running, number: int) -> Exchanged:
                 service.process.kill()
                 break
     service.process.wait(10)
-    return Exchanged(sent, received)
+    return Exchanged(sent, received, response.headers["x-receipt-id"])
 
 
 def check_signatures(service: Running, exchanged: Exchanged) -> set[str]:
@@ -84,18 +87,67 @@ def check_signatures(service: Running, exchanged: Exchanged) -> set[str]:
     return addresses
 
 
+def check_receipt(service: Running, verifier: Verifier, exchanged: Exchanged) -> str:
+    """The receipt proves this exchange as complete, by either of its ids; the digest of the keyset it names."""
+    by_its_id, by_chat_id = (
+        httpx2.get(f"{service.url}/v1/aci/receipts/{each}") for each in (exchanged.receipt_id, exchanged.id)
+    )
+    assert by_its_id.status_code == 200, by_its_id.text
+    assert by_chat_id.content == by_its_id.content
+    receipt = verifier.proven(
+        by_its_id.content,
+        receipt_id=exchanged.receipt_id,
+        sent=exchanged.sent,
+        response_sha256=hashlib.sha256(exchanged.received).digest(),
+    )
+    assert receipt.outcome == "complete"
+    return receipt.members.workload_keyset_digest
+
+
+def fresh_report(service: Running, verifier: Verifier) -> str:
+    """Ask the service for its report and verify it; the digest of its keyset."""
+    nonce = os.urandom(32).hex()
+    report = httpx2.get(f"{service.url}/v1/aci/attestation", params={"nonce": nonce})
+    assert report.status_code == 200
+    return verifier.believe(report.content, nonce)
+
+
+def archived_report(service: Running, digest: str) -> bytes:
+    report = httpx2.get(f"{service.url}/v1/aci/keysets/{digest}")
+    assert report.status_code == 200, report.text
+    return report.content
+
+
+def reports_on_disk(home: Path) -> set[str]:
+    """The digests of the keysets whose reports a service that was killed has left in its store."""
+    with closing(sqlite3.connect(f"file:{home / 'confide.db'}?mode=ro", uri=True)) as db:
+        return {digest for (digest,) in db.execute("SELECT digest FROM reports")}
+
+
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
-def test_every_signature_is_there_after_a_kill_at_the_last_byte(engine_home: Path, tmp_path: Path, rounds: int) -> None:
+def test_every_proof_is_there_after_a_kill_at_the_last_byte(engine_home: Path, tmp_path: Path, rounds: int) -> None:
+    """The receipt of each answer that a client saw the end of, its signature, and the report of its keyset."""
     home = home_with_weights(tmp_path, engine_home)
     answers: list[Exchanged] = []
+    digests: list[str] = []
     for number in range(rounds):
         with running(home) as service:
+            verifier = Verifier(service.url, home)
+            digests.append(fresh_report(service, verifier))
             for answer in answers[-1:]:
                 check_signatures(service, answer)
+                check_receipt(service, verifier, answer)
             answers.append(killed_at_the_last_byte(service, number))
+        assert digests[-1] in reports_on_disk(home)
     with running(home) as service:
+        later = Verifier(service.url, home)  # of the keyset it sees what was kept, and no fresh report
+        for digest in dict.fromkeys(digests):
+            assert later.believe(archived_report(service, digest), None) == digest
         addresses = [check_signatures(service, answer) for answer in answers]
+        named = [check_receipt(service, later, answer) for answer in answers]
+    assert len({answer.receipt_id for answer in answers}) == rounds
     assert addresses == addresses[:1] * rounds  # the keys outlive the process too
+    assert named == digests == digests[:1] * rounds  # and so does the keyset, within its time
 
 
 def is_gone(process: int, within_s: float) -> bool:

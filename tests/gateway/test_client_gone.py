@@ -5,18 +5,31 @@ has one line, and what the client had read is proven byte for byte.
 import asyncio
 import contextlib
 import json
+import socket
 import sqlite3
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from confide.config import Config, Model, Server
 from confide.gateway.lifecycle import InFlight
 from confide.gateway.outgoing import Outgoing
 from confide.gateway.pipeline import ChatCompletions
 from confide.gateway.wire import Connection, Receive, Scope, Send, connection_of
 from confide.store.base import Proof
-from gateway_app import ScriptedGateway, answering, assert_receipted, chat, finish, raw_post, serving_scripted, token
+from gateway_app import (
+    MODEL,
+    ScriptedGateway,
+    answering,
+    assert_receipted,
+    chat,
+    finish,
+    raw_post,
+    serving_scripted,
+    token,
+)
 from scripted import CLOSE, HANG, LAST_CHUNK, REPEAT, Script, sse_head
 
 ABORT_WITHIN_S = 0.1
@@ -321,6 +334,59 @@ async def test_lost_before_a_frame_of_a_stream(
         assert b'"two"' not in client.received
         assert line_says(gateway, outcome="client_closed", reason=None)
         await assert_receipted(gateway, client.received, "client_closed")
+
+
+async def test_an_id_that_was_given_out_has_a_receipt_although_nothing_followed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
+) -> None:
+    """Between the headers, sent for a comment while the request waits for a slot, and that comment."""
+    begin = Outgoing.begin
+
+    async def losing(self: Outgoing) -> None:
+        await begin(self)
+        connections[-1].abort()
+
+    monkeypatch.setattr(Outgoing, "begin", losing)
+    config = Config(model=(Model(id=MODEL, upstream_model="scripted"),), server=Server(keepalive_comment_s=0.05))
+    async with serving_scripted(tmp_path, [HANG], config=config) as gateway, client_of(gateway) as client:
+        held = [asyncio.create_task(gateway.client.post("/v1/chat/completions", json=chat("held"))) for _ in range(4)]
+        await gateway.engine.asked(SLOTS)
+        client.send(raw_post(body := body_of(True, 1)))
+        assert await gateway.outcome(1) == "client_closed"
+        await assert_receipted(gateway, b"", "client_closed", sent=body, is_forwarded=False)
+        for each in held:
+            each.cancel()
+        await gateway.engine.left(SLOTS)
+
+
+async def test_a_frame_that_the_socket_refuses_is_not_counted_as_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client resets the connection, and before anything tells the service so it writes the next frame."""
+    write, loop = Outgoing.write, asyncio.get_running_loop()
+    script: Script = [sse_head(), token("one"), gate := asyncio.Event(), token("two"), HANG]
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.setblocking(False)
+
+    async def resetting(self: Outgoing, data: bytes) -> None:
+        if b'"two"' in data:
+            client.close()
+        await write(self, data)
+
+    monkeypatch.setattr(Outgoing, "write", resetting)
+    async with serving_scripted(tmp_path, script) as gateway:
+        host, port = gateway.url.removeprefix("http://").split(":")
+        await loop.sock_connect(client, (host, int(port)))
+        await loop.sock_sendall(client, raw_post(body := body_of(True, 1)))
+        received = b""
+        while not received.endswith(b"\n\n\r\n"):
+            received += await loop.sock_recv(client, 64 * 1024)
+        gate.set()
+        await assert_settled(gateway, 1)
+        assert line_says(gateway, outcome="client_closed", reason=None)
+        _, _, chunks = received.partition(b"\r\n\r\n")
+        await assert_receipted(gateway, b"".join(chunks.split(b"\r\n")[1::2]), "client_closed", sent=body)
 
 
 @each_n

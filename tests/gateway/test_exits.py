@@ -286,6 +286,25 @@ async def test_the_server_is_torn_down(tmp_path: Path) -> None:
         await assert_ended(gateway, outcome="failed", reason="torn_down", has_receipt=False)
 
 
+async def test_the_server_is_torn_down_while_the_receipt_of_a_failure_is_stuck_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving_scripted(tmp_path, [CLOSE]) as gateway:
+        committing = asyncio.Event()
+
+        async def stuck(_: object) -> None:
+            committing.set()
+            await asyncio.get_running_loop().create_future()
+
+        monkeypatch.setattr(gateway.store, "commit", stuck)
+        asking = asyncio.create_task(ask(gateway))
+        await committing.wait()
+        (entry,) = gateway.lifecycle._in_flight
+        entry._task.cancel()
+        assert (await asking).status_code == 500
+        await assert_ended(gateway, outcome="failed", reason="torn_down", has_receipt=False)
+
+
 def commenting(every_s: float, **limits: float) -> Config:
     return Config(model=MODELS, server=Server(keepalive_comment_s=every_s), limits=Limits(**limits))  # type: ignore[arg-type]  # seconds
 

@@ -4,10 +4,12 @@ On SIGTERM the service is no longer ready, refuses new prompts, and lets running
 window. What still runs then is stopped: a stream ends with the error tail, a buffered answer with a 503.
 
 A request is stopped by cancelling its task, once, and never after it was sealed: from then on its last bytes are
-committed and written, which nothing interrupts.
+committed and written, which nothing interrupts. Only a client that does not take them loses its connection; then they
+have nowhere to go, and the request ends as one whose client left.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
 
 from confide.errors import NotReady
@@ -26,26 +28,52 @@ class Stop(Enum):
 
 
 class InFlight:
-    """One request being answered, from its first byte to its last. Owns the task that waits for the client to leave."""
+    """One request being answered, from its first byte to its last. Owns the task that waits for the client to leave.
 
-    __slots__ = ("_leaving", "_loop", "_task", "is_client_gone", "is_sealed", "reason", "writing_since")
+    `drop` closes the connection of its client at once.
+    """
 
-    def __init__(self, task: "asyncio.Task[object]") -> None:
+    __slots__ = (
+        "_drop",
+        "_leaving",
+        "_loop",
+        "_task",
+        "is_client_gone",
+        "is_dropped",
+        "is_sealed",
+        "reason",
+        "writing_since",
+    )
+
+    def __init__(self, task: "asyncio.Task[object]", drop: Callable[[], None]) -> None:
         self._task = task
+        self._drop = drop
         self._loop = task.get_loop()
         self._leaving: asyncio.Task[None] | None = None
         self.writing_since: float | None = None  # loop time
         self.is_client_gone = False
+        self.is_dropped = False
         self.is_sealed = False
         self.reason: Stop | None = None
 
     def stop(self, reason: Stop) -> None:
-        """Cancel at the next await; without effect once sealed or stopped, but a client that left is always noted."""
+        """Cancel at the next await; without effect once sealed or stopped.
+
+        But a client that left is always noted, and one that does not read what is written is dropped.
+        """
         if reason is Stop.CLIENT_GONE:
             self.is_client_gone = True
-        if self.reason is None and not self.is_sealed:
+        if reason is Stop.CLIENT_STALLED and self.is_sealed:
+            self.drop_client()
+        elif self.reason is None and not self.is_sealed:
             self.reason = reason
             self._task.cancel()
+
+    def drop_client(self) -> None:
+        """Close its connection, if that is what the request waits for: what could not be handed over is given up."""
+        if self.writing_since is not None:
+            self.is_dropped = True
+            self._drop()
 
     def begin_write(self) -> None:
         """A part is being handed over; this waits while the client is slow to read."""
@@ -97,11 +125,14 @@ class Lifecycle:
         if self._draining:
             raise shutting_down()
 
-    def enter(self) -> InFlight:
-        """Register the current task's request; a drain waits for it, so `leave` must follow."""
+    def enter(self, drop: Callable[[], None]) -> InFlight:
+        """Register the current task's request; a drain waits for it, so `leave` must follow.
+
+        `drop` closes the connection of its client at once.
+        """
         task = asyncio.current_task()
         assert task is not None
-        entry = InFlight(task)
+        entry = InFlight(task, drop)
         self._in_flight.add(entry)
         self._idle.clear()
         return entry
@@ -123,12 +154,19 @@ class Lifecycle:
                     entry.stop(Stop.CLIENT_STALLED)
 
     async def drain(self, window_s: float, *, grace_s: float = 5.0) -> None:
-        """Wait until nothing is in flight, `window_s` seconds at most; stop the rest and give it `grace_s` to end."""
+        """Wait until nothing is in flight, `window_s` seconds at most; stop the rest and give it `grace_s` to end.
+
+        Clients that have not taken the end of their answer by then are dropped, and their requests get as long again.
+        """
         self._draining = True
         if await self._became_idle(window_s):
             return
         for entry in tuple(self._in_flight):
             entry.stop(Stop.DRAIN)
+        if await self._became_idle(grace_s):
+            return
+        for entry in tuple(self._in_flight):
+            entry.drop_client()
         await self._became_idle(grace_s)
 
     async def _became_idle(self, within_s: float) -> bool:

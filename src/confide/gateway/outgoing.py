@@ -4,7 +4,7 @@ import asyncio
 from typing import Self
 
 from confide.gateway.lifecycle import InFlight, Stop
-from confide.gateway.wire import EVENT_STREAM, Connection, Header, Send, Writer
+from confide.gateway.wire import EVENT_STREAM, Connection, Header, Message, Send, Writer
 from confide.protocol.sse import KEEP_ALIVE
 
 NO_E2EE = (b"x-e2ee-applied", b"false")
@@ -21,7 +21,8 @@ class Outgoing(Writer):
     """
 
     def __init__(self, send: Send, entry: InFlight, connection: Connection, common: tuple[Header, ...]) -> None:
-        super().__init__(send, common)
+        super().__init__(self._hand_over, common)
+        self._to_server = send
         self._entry = entry
         self._connection = connection
         self.receipt_header: tuple[Header, ...] = ()
@@ -31,10 +32,8 @@ class Outgoing(Writer):
         if not self.is_started:
             await self.begin()
         is_lost = self._connection.is_lost()
-        self._entry.begin_write()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self._entry.end_write()
-        if is_lost or self._connection.is_gone:
+        if is_lost or self._connection.is_lost():  # by now also where the socket refused this very part
             self._entry.stop(Stop.CLIENT_GONE)
             await asyncio.sleep(0)  # where that is felt, when it is this task's answer
             return
@@ -50,6 +49,14 @@ class Outgoing(Writer):
     async def begin(self) -> None:
         """Status and headers of a stream."""
         await self.start(200, (*STREAM_HEADERS, *self.receipt_header))
+
+    async def _hand_over(self, message: Message) -> None:
+        """Any part, the first and the last too: each may wait for a client that does not read."""
+        self._entry.begin_write()
+        try:
+            await self._to_server(message)
+        finally:
+            self._entry.end_write()
 
 
 class Comments:

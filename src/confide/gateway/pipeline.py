@@ -15,8 +15,8 @@ line names the outcome. A receipt covers the bytes that were handed to the serve
                     understood and could have been served          inference ran
     failed          over the error                                 an error response, 5xx
 
-No receipt is due for what is not a request that could be served: no valid key, a body that breaks a rule, a service
-that is shutting down (docs/receipts.md has the whole table).
+No receipt is due for what is not a request that could be served: no valid key, a body that breaks a rule before
+inference had it, a service that is shutting down (docs/receipts.md has the whole table).
 """
 
 import asyncio
@@ -106,23 +106,28 @@ class ChatCompletions:
 
         Except a cancellation that is not ours: the server is being torn down.
         """
-        passage = Passage(self._now(), self._lifecycle.enter(), self._keyset())
         connection = connection_of(scope)
+        passage = Passage(self._now(), self._lifecycle.enter(connection.abort), self._keyset())
         writer = Outgoing(send, passage.entry, connection, passage.standing.headers)
+        try:
+            await self._to_its_end(scope, receive, writer, passage)
+        except asyncio.CancelledError:
+            passage.reason = "torn_down"
+            raise
+        finally:
+            self._lifecycle.leave(passage.entry)
+            self._write_log(writer, passage)
+
+    async def _to_its_end(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
+        """The answer, or what takes its place."""
         try:
             await self._answer(scope, receive, writer, passage)
         except ClientGone:
             await self._leave_off(writer, passage)
             if passage.entry.reason is Stop.CLIENT_STALLED:
-                connection.abort()  # closing would wait for a client that does not read
-        except asyncio.CancelledError:
-            passage.reason = "torn_down"
-            raise
+                connection_of(scope).abort()  # closing would wait for a client that does not read
         except Exception as error:  # noqa: BLE001 - the end of the prompt path: the unknown becomes internal_error
             await self._fail(writer, passage, self._in_our_terms(error))
-        finally:
-            self._lifecycle.leave(passage.entry)
-            self._write_log(writer, passage)
 
     async def _answer(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         try:
@@ -238,6 +243,8 @@ class ChatCompletions:
         if passage.entry.is_client_gone:  # it left meanwhile: `last` reached nobody, and the newest receipt counts
             await self._try_to_keep(passage, sent_sha256, "client_closed")
             passage.outcome = "client_closed"
+            if passage.entry.is_dropped:
+                passage.reason = passage.reason or "client_stalled"
 
     async def _fail(self, writer: Outgoing, passage: Passage, error: WireError) -> None:
         """Tell the client: as an error response, or as the tail of a stream that has begun."""
@@ -271,11 +278,12 @@ class ChatCompletions:
     async def _leave_off(self, writer: Outgoing, passage: Passage) -> None:
         """The client left: what it has is proven, for whoever holds the other end of what it read.
 
-        Also when that is nothing, as long as inference was given the prompt (wire contract 2.7).
+        Also when that is nothing, as long as inference was given the prompt (wire contract 2.7) or the client was given
+        the id of the receipt.
         """
         passage.entry.is_sealed = True
         passage.outcome = "client_closed"
-        if writer.sent_bytes or passage.is_forwarded:
+        if writer.is_started or passage.is_forwarded:
             await self._try_to_keep(passage, writer.sha256, "client_closed", has_id=bool(writer.sent_bytes))
         else:
             passage.reason = passage.reason or "nothing_sent"
@@ -329,9 +337,12 @@ def outcome_of(error: WireError, passage: Passage) -> Outcome:
 
 
 def is_receipt_due(error: WireError, passage: Passage) -> bool:
-    """Not for a request that broke a rule, nor for one that was never understood."""
+    """Not for a request that broke a rule, nor for one that was never understood. Once inference had it, always: that a
+    prompt is too long for the model shows only there (wire contract 7.6, backend errors).
+    """
     is_rule_broken = isinstance(error, RequestRefused) and not isinstance(error, SessionNotAccepted | LimitReached)
-    return passage.receipt_id is not None and not is_rule_broken and passage.reason != "store"
+    is_served = passage.is_forwarded or not is_rule_broken
+    return passage.receipt_id is not None and is_served and passage.reason != "store"
 
 
 def refuse_sessions(constraints: Constraints) -> None:

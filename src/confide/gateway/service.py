@@ -33,7 +33,7 @@ from confide.engine.shaping import EngineFacts, special_pattern
 from confide.engine.slots import Slots
 from confide.engine.supervisor import Supervisor, default_threads, new_api_key, socket_directory
 from confide.engine.worker import Settings
-from confide.errors import ConfigError
+from confide.errors import ConfigError, NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
 from confide.gateway.http import announcing
@@ -99,6 +99,8 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
             tls_spki_sha256=tls_spki_sha256(config, attester),
             provenance=source_provenance(config.source),
         )
+        with contextlib.suppress(NotReady):  # a full disk: the watch tries again, and prompts are refused meanwhile
+            await gateway.archive.keep_current()  # before the first receipt under this keyset
         await closing.enter_async_context(watching(gateway.archive.watch(), "keysets"))
         service = Service(
             config=config,

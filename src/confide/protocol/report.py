@@ -161,13 +161,16 @@ def binds(report: Report, nonce: str | None) -> str | None:
     ValueError for a nonce of another form.
     """
     if not compare_digest(report.claimed_digest.encode(), report.keyset_digest.encode()):
-        return f"the keyset hashes to {report.keyset_digest}, and the report names another digest"
+        got = f"got workload_keyset_digest {report.claimed_digest}, expected {report.keyset_digest}"
+        return f"{got}: the report names another digest than that of its keyset"
     slot = aci_report_data(report.keyset_digest, nonce)
     if not compare_digest(report.report_data.encode(), slot[:32].hex().encode()):
-        return "report_data is not the hash of the statement over this keyset and this nonce"
+        got = f"got report_data {report.report_data}, expected {slot[:32].hex()}"
+        return f"{got}: report_data is not the hash of the statement over this keyset and this nonce"
     stated = report.evidence.quote_report_data
     if stated is not None and not compare_digest(stated.encode(), slot.hex().encode()):
-        return "quote_report_data is not that hash followed by 32 zero bytes"
+        got = f"got quote_report_data {stated}, expected {slot.hex()}"
+        return f"{got}: quote_report_data is not that hash followed by 32 zero bytes"
     return None
 
 

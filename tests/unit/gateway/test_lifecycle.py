@@ -15,14 +15,15 @@ Work = Callable[[InFlight], Awaitable[object]]
 class Request:
     """A request that does `work` and records why it was stopped."""
 
-    def __init__(self, lifecycle: Lifecycle, work: Work) -> None:
+    def __init__(self, lifecycle: Lifecycle, work: Work, dropped: asyncio.Event) -> None:
         self.stopped: Stop | None = None
+        self.dropped = dropped
         self._work = work
         self._lifecycle = lifecycle
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        self.entry = self._lifecycle.enter()
+        self.entry = self._lifecycle.enter(self.dropped.set)
         try:
             await self._work(self.entry)
         except asyncio.CancelledError:
@@ -38,8 +39,9 @@ async def forever(_: InFlight) -> None:
     await asyncio.get_running_loop().create_future()
 
 
-async def started(lifecycle: Lifecycle, work: Work = forever) -> Request:
-    request = Request(lifecycle, work)
+async def started(lifecycle: Lifecycle, work: Work = forever, dropped: asyncio.Event | None = None) -> Request:
+    """`dropped` is set when the connection of its client is closed."""
+    request = Request(lifecycle, work, dropped or asyncio.Event())
     await asyncio.sleep(0)
     return request
 
@@ -177,6 +179,45 @@ async def test_a_drain_does_not_wait_for_ever_for_what_does_not_end() -> None:
     assert lifecycle.in_flight == 1
     request.task.cancel()
     await asyncio.gather(request.task, return_exceptions=True)
+
+
+async def last_words(entry: InFlight, until: asyncio.Event) -> None:
+    """Sealed, and written to a client that does not read."""
+    entry.is_sealed = True
+    entry.begin_write()
+    await until.wait()
+    entry.end_write()
+
+
+async def test_a_drain_drops_a_client_that_does_not_take_the_end_of_its_answer() -> None:
+    lifecycle, dropped = Lifecycle(), asyncio.Event()
+    request = await started(lifecycle, lambda entry: last_words(entry, dropped), dropped)
+    await lifecycle.drain(0.001, grace_s=0.05)
+    await request.task
+    assert request.entry.is_dropped
+    assert lifecycle.in_flight == 0
+
+
+async def test_a_drain_does_not_drop_a_client_whose_proof_is_still_being_kept() -> None:
+    lifecycle = Lifecycle()
+    request = await started(lifecycle)
+    request.entry.is_sealed = True
+    await lifecycle.drain(0.001, grace_s=0.001)
+    assert not request.dropped.is_set()
+    request.task.cancel()
+    await asyncio.gather(request.task, return_exceptions=True)
+
+
+async def test_a_client_that_does_not_take_the_end_of_its_answer_is_dropped_in_time() -> None:
+    lifecycle, dropped = Lifecycle(), asyncio.Event()
+    watch = asyncio.create_task(lifecycle.stop_stalled(0.02))
+    request = await started(lifecycle, lambda entry: last_words(entry, dropped), dropped)
+    async with asyncio.timeout(5):
+        await request.task
+    assert request.stopped is None
+    assert lifecycle.in_flight == 0
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
 
 
 async def test_a_second_drain_waits_for_the_same() -> None:

@@ -141,7 +141,8 @@ def test_a_member_that_is_not_there_is_refused(way: tuple[Any, ...]) -> None:
 def test_a_report_that_names_another_digest_does_not_bind() -> None:
     document = replaced(report(), ("workload_keyset_digest",), "sha256:" + "00" * 32)
     fault = binds(read(document), NONCE)
-    assert fault == f"the keyset hashes to {keyset().digest()}, and the report names another digest"
+    assert fault is not None
+    assert fault.startswith(f"got workload_keyset_digest sha256:{'00' * 32}, expected {keyset().digest()}: ")
 
 
 def test_a_report_over_another_keyset_does_not_bind() -> None:
