@@ -20,9 +20,14 @@ PROMPT = "What is the answer? SECRET-PROMPT"
 
 
 class Caller(Protocol):
-    """`ask`: one question; the text of its answer."""
+    """`ask`: one question; the text of its answer. `answer`: what the SDK gave last, an object or the last chunk of a
+    stream. `texts`: of the chunks.
+    """
 
     client: Any
+    sdk: Any
+    answer: Any
+    texts: list[str]
 
     def ask(self, prompt: str = PROMPT) -> str: ...
     def reset(self) -> None: ...
@@ -30,11 +35,11 @@ class Caller(Protocol):
 
 
 class Sync:
-    """openai.OpenAI. What the SDK gave last is `answer`: an object, or the chunks of a stream."""
+    """openai.OpenAI."""
 
     def __init__(self, url: str, policy: Policy, *, stream: bool, **options: Any) -> None:
-        self.client = confide.Client(policy, **options)
-        self.sdk = OpenAI(base_url=url + "/v1", api_key=API_KEY, http_client=self.client)
+        self.client: Any = confide.Client(policy, **options)
+        self.sdk: Any = OpenAI(base_url=url + "/v1", api_key=API_KEY, http_client=self.client)
         self.stream = stream
         self.answer: Any = None
         self.texts: list[str] = []
@@ -64,8 +69,8 @@ class Async:
 
     def __init__(self, url: str, policy: Policy, *, stream: bool, **options: Any) -> None:
         self.runner = asyncio.Runner()
-        self.client = confide.AsyncClient(policy, **options)
-        self.sdk = AsyncOpenAI(base_url=url + "/v1", api_key=API_KEY, http_client=self.client)
+        self.client: Any = confide.AsyncClient(policy, **options)
+        self.sdk: Any = AsyncOpenAI(base_url=url + "/v1", api_key=API_KEY, http_client=self.client)
         self.stream = stream
         self.answer: Any = None
         self.texts: list[str] = []

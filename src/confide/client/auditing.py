@@ -112,9 +112,9 @@ def verify_recorded_answer(
         other = failed(ESTABLISHED, f"{beside}, expected {quoted(receipt.members.chat_id)}, which it names")
         return tuple(other if check.name == ESTABLISHED else check for check in checks)
     named = None if receipt is None else services.get(receipt.members.workload_keyset_digest)
-    if services and (named is None or named.ok):
+    if named is None or named.ok:
         return checks
-    # The receipt is of this very service, or its report could not be read: why that is not verified, its own checks say, and nothing follows here.
+    # The receipt is of this very service: why that is not verified, its own checks say, and nothing follows here.
     unknown = skipped(ESTABLISHED, "the service whose keyset it names is not verified")
     return tuple(unknown if check.name == ESTABLISHED else check for check in checks)
 

@@ -84,6 +84,17 @@ def digest_text(sha256: bytes) -> str:
 def parse_document(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
     """The JSON object in `raw`, at most `most_bytes` of UTF-8. `what` names it in messages.
 
+    Raises DocumentError, also for what `parse_json` refuses.
+    """
+    value = parse_json(raw, what=what, most_bytes=most_bytes)
+    if not isinstance(value, dict):
+        raise DocumentError(f"{what} is not a JSON object")
+    return value
+
+
+def parse_json(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> object:
+    """The JSON value in `raw`, at most `most_bytes` of UTF-8. `what` names it in messages.
+
     Raises DocumentError; also for what two readers may take for two documents or one of them cannot hold: a member name
     that stands twice in one object, half of a surrogate pair, nesting deeper than 100.
     """
@@ -95,13 +106,11 @@ def parse_document(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTE
         raise DocumentError(f"{what}: {error}") from None
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError too; their texts quote the document
         raise DocumentError(f"{what} is not JSON") from None
-    if not isinstance(value, dict):
-        raise DocumentError(f"{what} is not a JSON object")
     check_readable(value, what)
     return value
 
 
-def check_readable(document: dict[str, Any], what: str) -> None:
+def check_readable(document: object, what: str) -> None:
     """Raise DocumentError unless every text has a form in UTF-8 and nothing is nested deeper than 100."""
     level: list[object] = [document]
     depth = 0
