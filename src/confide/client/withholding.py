@@ -1,8 +1,8 @@
 """What of a response may be passed on before it is proven, sans-IO.
 
 A stream is passed on event by event as it comes, but for its end: from the event that tells a reader that the answer is
-complete, or broke, nothing leaves until the receipt over the whole stream was checked. So whoever reads to the end never
-takes a stream for complete that is not proven. A `finish_reason` is not the end: several choices have one each.
+complete, or broke, nothing leaves until the receipt over the whole stream was checked. So whoever reads to the end
+never takes a stream for complete that is not proven. A `finish_reason` is not the end: several choices have one each.
 """
 
 import hashlib
