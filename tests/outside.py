@@ -5,8 +5,10 @@ at the socket, and by a verifier that fetches receipts.
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import secrets
 import socket
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -23,7 +25,11 @@ from confide.evidence.result import Status
 from confide.gateway.http import Protocol
 from confide.protocol.receipt import Receipt
 
+Address = tuple[str, int]
+
 PATH = "/v1/chat/completions"
+# A visitor has an address of its own where the whole 127.0.0.0/8 is this machine: among thousands a port comes again.
+SOURCES = (f"127.{1 + number // 62500 % 250}.{number // 250 % 250}.{1 + number % 250}" for number in itertools.count())
 HEAD_END = b"\r\n\r\n"
 
 
@@ -77,7 +83,7 @@ class Visitor:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self.port: int = writer.get_extra_info("sockname")[1]
+        self.address: Address = writer.get_extra_info("sockname")[:2]
         self.raw = bytearray()
         self.is_over = False
 
@@ -128,6 +134,8 @@ async def visiting(url: str, *, receive_buffer: int | None = None) -> AsyncItera
     if receive_buffer is not None:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     opened.setblocking(False)
+    if sys.platform == "linux":
+        opened.bind((next(SOURCES), 0))
     await asyncio.get_running_loop().sock_connect(opened, (host, int(port)))
     reader, writer = await asyncio.open_connection(sock=opened, limit=receive_buffer or 64 * 1024)
     try:
@@ -139,25 +147,25 @@ async def visiting(url: str, *, receive_buffer: int | None = None) -> AsyncItera
 
 
 class Sockets:
-    """What the service wrote to the sockets of its clients, by the client's port, while they were open."""
+    """What the service wrote to the sockets of its clients, by the client's address, while they were open."""
 
     def __init__(self) -> None:
-        self._taken: dict[int, bytearray] = defaultdict(bytearray)
-        self._refused: dict[int, bytes] = defaultdict(bytes)
+        self._taken: dict[Address, bytearray] = defaultdict(bytearray)
+        self._refused: dict[Address, bytes] = defaultdict(bytes)
 
-    def responses(self, port: int) -> list[Response]:
+    def responses(self, address: Address) -> list[Response]:
         """What the socket took."""
-        return responses(self._taken[port])
+        return responses(self._taken[address])
 
-    def offered(self, port: int) -> list[Response]:
+    def offered(self, address: Address) -> list[Response]:
         """That, and what it refused, in the moment in which it turned out that the client was gone."""
-        return responses(self._taken[port] + self._refused[port])
+        return responses(self._taken[address] + self._refused[address])
 
-    def record(self, port: int, data: bytes, *, is_taken: bool) -> None:
+    def record(self, address: Address, data: bytes, *, is_taken: bool) -> None:
         if is_taken:
-            self._taken[port] += data
+            self._taken[address] += data
         else:
-            self._refused[port] += data
+            self._refused[address] += data
 
 
 @contextlib.contextmanager
@@ -166,7 +174,7 @@ def sockets_recorded(*, send_buffer: int | None = None) -> Iterator[Sockets]:
     sockets, connection_made = Sockets(), Protocol.connection_made
 
     def connecting(self: Protocol, transport: asyncio.Transport) -> None:
-        port, write = transport.get_extra_info("peername")[1], transport.write
+        address, write = transport.get_extra_info("peername")[:2], transport.write
         if send_buffer is not None:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
 
@@ -174,7 +182,7 @@ def sockets_recorded(*, send_buffer: int | None = None) -> Iterator[Sockets]:
             was_open = not transport.is_closing()
             write(data)
             if was_open:
-                sockets.record(port, data, is_taken=not transport.is_closing())
+                sockets.record(address, data, is_taken=not transport.is_closing())
 
         transport.write = recording  # type: ignore[method-assign, assignment]  # it is given bytes only
         connection_made(self, transport)

@@ -164,7 +164,7 @@ async def asked(gateway: ScriptedGateway, sockets: Sockets, sent: bytes, **more:
 
 def handed_to(sockets: Sockets, client: Visitor) -> bytes:
     """The body that the service has handed to the socket of this client, of its one response."""
-    found = sockets.responses(client.port)
+    found = sockets.responses(client.address)
     assert len(found) <= 1
     return found[0].body if found else b""
 

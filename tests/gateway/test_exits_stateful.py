@@ -39,7 +39,7 @@ from gateway_app import (
     serving_scripted,
     token,
 )
-from outside import Response, Verifier, Visitor, sockets_recorded, visiting
+from outside import Address, Response, Verifier, Visitor, sockets_recorded, visiting
 from scripted import CLOSE, HANG, LAST_CHUNK, REPEAT, TURN, Script, SeenRequest, response, sse_head
 
 CLIENTS = 32
@@ -103,7 +103,7 @@ class Visit:
     sent: list[bytes]
     reader: str
     key: str
-    port: int = 0
+    address: Address = ("", 0)
     read: list[Response] = field(default_factory=list)
 
 
@@ -151,7 +151,7 @@ class Service:
     async def visit(self, visit: Visit, pause: int) -> None:
         """Carry out one visit."""
         async with visiting(self.gateway.url, receive_buffer=BUFFER) as client:
-            visit.port = client.port
+            visit.address = client.address
             self.visits.append(visit)
             lines = [f"{name}: {value}".encode() for name, value in bearer(visit.key).items()]
             client.send(b"".join(raw_post(body, *lines) for body in visit.sent))
@@ -354,7 +354,7 @@ async def check(service: Service) -> None:
     await verifier.appraise(service.gateway.client)
     seen = 0
     for visit in service.visits:
-        handed, offered = service.sockets.responses(visit.port), service.sockets.offered(visit.port)
+        handed, offered = service.sockets.responses(visit.address), service.sockets.offered(visit.address)
         for index, sent in enumerate(visit.sent):
             own = of_request[digest_of(sent)]
             assert len(own) <= 1
