@@ -105,7 +105,7 @@ class Anchors:
             raise ValueError(f"this is a vendor's own root, {known.anchor.name}; pin the simulator's root instead")
         try:
             x509.load_der_x509_certificate(root_der)
-        except ValueError as error:
+        except (ValueError, TypeError, x509.InvalidVersion) as error:
             raise ValueError("the root to pin is not a certificate in DER form; convert PEM to DER first") from error
         root = Root(TrustAnchor(f"sim:{fingerprint}", fingerprint, simulated=True), root_der)
         return Anchors(by_sha256(*self.roots.values(), root))

@@ -133,17 +133,18 @@ def parse_quote(raw: bytes) -> TdxQuote:
 
 
 class Cursor:
-    """Reads forward through bytes; running out of them is a QuoteError that names what was being read."""
+    """Reads forward through bytes; running out of them is a `refusal` that names what was being read."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, refusal: type[ValueError] = QuoteError) -> None:
         self.data = data
         self.offset = 0
+        self.refusal = refusal
 
     def take(self, length: int, what: str) -> bytes:
         """The next `length` bytes."""
         left = len(self.data) - self.offset
         if length > left:
-            raise QuoteError(f"cut short: {what} needs {length} bytes at offset {self.offset}, and {left} are left")
+            raise self.refusal(f"cut short: {what} needs {length} bytes at offset {self.offset}, and {left} are left")
         self.offset += length
         return self.data[self.offset - length : self.offset]
 
@@ -155,7 +156,7 @@ class Cursor:
         """All bytes that are left, which must be exactly `length`."""
         data = self.take(length, what)
         if self.offset != len(self.data):
-            raise QuoteError(f"{len(self.data) - self.offset} bytes too many after {what}")
+            raise self.refusal(f"{len(self.data) - self.offset} bytes too many after {what}")
         return data
 
 

@@ -35,6 +35,9 @@ COLLATERAL, TCB, ATTRIBUTES, REPORT_DATA = "tdx.collateral", "tdx.tcb", "tdx.att
 # The checks without which no TDX result is VERIFIED. What the quote binds is for the caller to require on top.
 TDX_REQUIRED = frozenset({PARSE, TAIL, ROOT, QUOTE, COLLATERAL, TCB, ATTRIBUTES})
 
+# What `cryptography` raises on a certificate that it cannot read; its warnings too, where they are made errors.
+UNREADABLE = (ValueError, TypeError, UserWarning, x509.InvalidVersion)
+
 # TD attributes by bit (TDX module 1.5 ABI, ATTRIBUTES). A bit that is not in this table must be zero.
 DEBUG = 1 << 0
 LASS = 1 << 27
@@ -200,7 +203,7 @@ def subject(certificate_der: bytes) -> str:
     """The certificate's subject as its maker wrote it: a name, no proof."""
     try:
         return quoted(x509.load_der_x509_certificate(certificate_der).subject.rfc4514_string())
-    except ValueError:
+    except UNREADABLE:
         return "not a certificate"
 
 
