@@ -20,6 +20,7 @@ COMMANDS = {
     "ask": ("confide.cli.ask:ask", "Ask one question and verify the answer."),
     "verify": ("confide.cli.verify:verify", "Verify a service, and ask it nothing else."),
     "audit": ("confide.cli.audit:audit", "Check a proof again from its file, without any network."),
+    "evidence": ("confide.cli.evidence:app", "Inspect and verify one piece of TEE evidence, offline."),
     "proxy": ("confide.cli.proxy:proxy", "A local endpoint for tools that cannot verify: it does it for them."),
     "keys": ("confide.cli.keys:app", "Create, list and revoke API keys."),
     "tls": ("confide.cli.tls:app", "Ask for a certificate for the attested TLS key."),

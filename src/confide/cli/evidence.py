@@ -1,0 +1,163 @@
+"""`confide evidence`: one quote, report or GPU payload by itself, without any service and without a network."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from confide.cli import results
+from confide.cli.trust import LATEST_S, AsJson, same_status
+from confide.errors import ConfigError, VerificationError
+from confide.evidence.piece import MAX_PIECE_BYTES, Piece, PieceError, describe, recognise, root_der, verify_piece
+from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
+from confide.evidence.result import Status, Verification, failed
+
+app = typer.Typer(help="Inspect and verify one piece of TEE evidence, offline.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Raw bytes, hex, a dstack GetQuote answer, a GPU payload.")]
+HEX_DIGITS = "0123456789abcdefABCDEF"
+UNREADABLE = "evidence"
+
+
+@app.command()
+def inspect(file: File, as_json: AsJson = False) -> None:
+    """Print every field. Nothing is verified: all of it is what the file says."""
+    try:
+        fields = describe(piece_in(file))
+    except PieceError as error:
+        raise unreadable(file, error) from error
+    if as_json:
+        results.print_json(fields)
+        return
+    table = Table("field", "value", box=None, header_style="bold", title_justify="left")
+    table.columns[1].overflow = "fold"
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.print(Text("\n".join(f"{name}  {value}" for name, value in fields.items())))
+        return
+    for name, value in fields.items():
+        table.add_row(Text(name), Text(str(value)))
+    console.print(table, soft_wrap=False)
+
+
+@app.command()
+def verify(
+    file: File,
+    collateral: Annotated[
+        Path | None,
+        typer.Option(
+            "--collateral", metavar="F", help="DCAP collateral (JSON) of a quote; certificates (PEM) of a report."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="PEM-or-DER", help="Also trust this root: a vendor's, or a SIMULATED one."),
+    ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
+    ] = None,
+    accept_tcb: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-tcb", metavar="STATUS", parser=same_status, help="Accept this TCB status besides UpToDate."
+        ),
+    ] = None,
+    nonce: Annotated[
+        str | None,
+        typer.Option("--nonce", metavar="HEX", help="What GPUs should have answered; default: what they name."),
+    ] = None,
+    report_data: Annotated[
+        str | None, typer.Option("--report-data", metavar="HEX", help="The 64 bytes that a quote should hold.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify one piece of evidence by itself. Exit status: 0 it passes, 1 it does not.
+
+    What it is evidence of (whose key, which nonce) is not asked: `confide verify` checks a service.
+    """
+    anchors = Anchors.default() if root is None else pinned(root)
+    asked = None if nonce is None else digits("--nonce", nonce, 32)
+    expected = None if report_data is None else digits("--report-data", report_data, 64)
+    content, given = read(file), None if collateral is None else read(collateral)
+    now = int(time.time()) if at is None else at
+    try:
+        result = verify_piece(
+            recognise(content),
+            collateral=given,
+            anchors=anchors,
+            now=now,
+            tdx=TdxPolicy(accepted_tcb=frozenset({"UpToDate", *(accept_tcb or ())})),
+            snp=SnpPolicy(),
+            gpu=GpuPolicy(),
+            nonce=asked,
+            report_data=expected,
+        )
+    except PieceError as error:
+        result = Verification(now, (failed(UNREADABLE, str(error)),), required=frozenset({UNREADABLE}))
+    if as_json:
+        results.print_json(document(result))
+    else:
+        results.show(result)
+    require_piece(result)
+
+
+def require_piece(result: Verification) -> None:
+    """Return when it passes. Raises VerificationError naming the check that decided."""
+    if result.ok:
+        return
+    wrong = [check for check in result.checks if check.status is Status.FAIL]
+    wrong += [check for check in result.checks if check.name in result.required and check.status is Status.SKIP]
+    remedy = (
+        "Name a quote, a report or a GPU payload." if wrong[0].name == UNREADABLE else "Do not rely on this evidence."
+    )
+    raise VerificationError(f"not verified: {wrong[0].name}: {wrong[0].reason}", check=wrong[0].name, remedy=remedy)
+
+
+def document(result: Verification) -> dict[str, object]:
+    """The result for a program: pass or fail, the platform's TCB status where there is one, and the root it ends in."""
+    return {
+        **results.document(result),
+        "verdict": "pass" if result.ok else "fail",
+        "tcb_status": result.facts.get("tdx.tcb_status"),
+        "anchor": result.anchors[0].name if result.anchors else None,
+    }
+
+
+def piece_in(file: Path) -> Piece:
+    """What the file holds. Raises PieceError, ConfigError."""
+    return recognise(read(file))
+
+
+def read(file: Path) -> bytes:
+    """The file's bytes, bounded. Raises ConfigError."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_PIECE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read: {error.strerror}", remedy="Name a file that this user may read."
+        ) from error
+
+
+def pinned(root: Path) -> Anchors:
+    """The vendors' roots and this one. Raises ConfigError."""
+    try:
+        return Anchors.default().pinning(root_der(read(root)))
+    except ValueError as error:
+        raise ConfigError(f"the root {root}: {error}", remedy="Name a certificate, PEM or DER.") from error
+
+
+def digits(option: str, text: str, length: int) -> bytes:
+    """So many bytes from hex. Raises typer.BadParameter."""
+    if len(text) != 2 * length or not all(digit in HEX_DIGITS for digit in text):
+        raise typer.BadParameter(f"expected {2 * length} hex digits", param_hint=option)
+    return bytes.fromhex(text)
+
+
+def unreadable(file: Path, error: PieceError) -> VerificationError:
+    return VerificationError(f"{file}: {error}", check=UNREADABLE, remedy="Name a quote, a report or a GPU payload.")
