@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup serve test test-all coverage lint type bench fuzz docs lock format clean
+.PHONY: help setup serve test test-all coverage lint type bench fuzz docs wheel lock format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,16 +34,16 @@ coverage: setup  ## every branch of protocol/ is taken by that room's own tests
 	$(BIN)/python -m pytest tests/unit/protocol tests/vectors -q --cov=confide.protocol --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: setup  ## ruff (format and check) and the layering contract
-	$(BIN)/ruff format --check src tests bench fuzz docs requirements
-	$(BIN)/ruff check src tests bench fuzz docs requirements
+	$(BIN)/ruff format --check src tests bench fuzz docs requirements deploy
+	$(BIN)/ruff check src tests bench fuzz docs requirements deploy
 	$(BIN)/lint-imports --no-cache
 
 type: setup  ## mypy, strict
 	$(BIN)/mypy
 
 format: setup  ## rewrite in the house's format
-	$(BIN)/ruff format src tests bench fuzz docs requirements
-	$(BIN)/ruff check --fix src tests bench fuzz docs requirements
+	$(BIN)/ruff format src tests bench fuzz docs requirements deploy
+	$(BIN)/ruff check --fix src tests bench fuzz docs requirements deploy
 
 bench: setup  ## the budgets, as ratios to a floor measured in the same run
 	$(BIN)/python -m bench $(ARGS)
@@ -57,6 +57,13 @@ fuzz: .venv/.fuzz  ## coverage-guided fuzzing of every parser (SECONDS=300)
 
 docs: setup  ## check the documents: commands run, --help matches, links resolve
 	$(BIN)/python -m pytest tests/docs $(ARGS)
+
+# One time for every build, so that the same source is the same wheel also without the history that a commit's time is in.
+wheel: export SOURCE_DATE_EPOCH ?= 1577836800
+wheel: setup  ## the wheel in dist/, the same to the last bit wherever it is made, and its SHA-256
+	rm -f dist/*.whl
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+	cd dist && sha256sum *.whl
 
 lock:  ## rewrite requirements/*.txt: releases a week old, hashes, no registry named
 	$(PYTHON) requirements/lock.py

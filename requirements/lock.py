@@ -21,7 +21,7 @@ def main() -> None:
         venv.create(scratch, with_pip=True)
         python = Path(scratch, "bin", "python")
         subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
-        for name in ("setup", "runtime", "dev", "fuzz"):
+        for name in ("setup", "runtime", "build", "dev", "fuzz"):
             compile_lock(python.with_name("uv"), name, today)
 
 

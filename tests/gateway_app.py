@@ -23,6 +23,7 @@ import httpx2
 import uvicorn
 
 from confide.attester.base import Attester
+from confide.attester.nvidia import open_gpu
 from confide.attester.simulated import SimulatedAttester
 from confide.client.pinning import pinned_context
 from confide.config import Config, Model
@@ -139,10 +140,11 @@ async def serving_scripted(
     timeouts: Timeouts | None = None,
     tls_spki_sha256: bytes | None = None,
     now: Callable[[], float] = time.time,
+    attester: Attester | None = None,
 ) -> AsyncIterator[ScriptedGateway]:
     """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's.
 
-    `now`: the clock of keysets and receipts, in Unix seconds.
+    `now`: the clock of keysets and receipts, in Unix seconds. `attester`: the simulated one, unless it is given.
     """
     config = config or Config(model=(Model(id=MODEL, aliases=("alias/model",), upstream_model="scripted"),))
     written, switch, lifecycle = io.StringIO(), EngineSwitch(), Lifecycle()
@@ -152,7 +154,8 @@ async def serving_scripted(
         closing.push_async_callback(store.close)
         authenticator = Authenticator(store)
         await authenticator.refresh()
-        attester = SimulatedAttester(home, lambda: int(time.time()))
+        attester = attester or SimulatedAttester(home, lambda: int(time.time()))
+        gpu = await open_gpu(config.attester, home, attester)
         channel = Channel(UnixAddress(str(home / "engine.sock")), timeouts=timeouts or Timeouts(), max_connections=64)
         closing.push_async_callback(channel.close)
         slots = Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s)
@@ -176,6 +179,7 @@ async def serving_scripted(
             log=Log(written),
             now=now,
             tls_spki_sha256=tls_spki_sha256,
+            gpu=gpu,
         )
         tls, common = attested_tls(config, attester), announcing(gateway.keyset.headers)
         url = await closing.enter_async_context(listening(gateway, common, tls))

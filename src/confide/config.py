@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,6 +25,9 @@ DOMAIN = r"^(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-
 COMMIT = r"^([0-9a-f]{40}|[0-9a-f]{64})\Z"
 LABEL = r"^[!-~]+\Z"
 IMAGE_DIGEST = r"^sha256:[0-9a-f]{64}\Z"
+GPU_URL = r"^https?://[!-~]+\Z"
+ARGUMENT = r"^[^\x00]*\Z"
+NONCE = "${nonce}"  # where the 64 hex digits of a request's nonce go
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # what TOML and a database hold
@@ -38,6 +41,8 @@ Domain = Annotated[str, msgspec.Meta(pattern=DOMAIN)]
 Commit = Annotated[str, msgspec.Meta(pattern=COMMIT)]
 ImageDigest = Annotated[str, msgspec.Meta(pattern=IMAGE_DIGEST)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=LABEL)]
+GpuUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=GPU_URL)]
+Argument = Annotated[str, msgspec.Meta(max_length=4096, pattern=ARGUMENT)]
 
 # What msgspec says about types and patterns, in words for the person who writes the file.
 WORDS = {
@@ -56,6 +61,8 @@ WORDS = {
     f" matching regex {DOMAIN!r}": " that is a host name in lower case",
     f" matching regex {COMMIT!r}": " that is a full commit, 40 or 64 hex digits in lower case",
     f" matching regex {LABEL!r}": " in ASCII without spaces",
+    f" matching regex {GPU_URL!r}": " of the form http://… or https://… without spaces",
+    f" matching regex {ARGUMENT!r}": " without NUL",
     f" matching regex {IMAGE_DIGEST!r}": " that is sha256: and 64 hex digits in lower case",
 }
 
@@ -88,8 +95,12 @@ class Server(Section, frozen=True):
 class Attester(Section, frozen=True):
     """`[attester]`: who produces evidence."""
 
-    kind: Literal["auto", "simulated"] = "auto"
+    kind: Literal["auto", "dstack", "tsm", "simulated"] = "auto"
     keyset_lifetime_s: Annotated[int, msgspec.Meta(ge=10, le=31_622_400)] = 2_592_000  # 30 days; a leap year at most
+    gpu: Literal["none", "nvml", "command", "url", "file", "simulated"] = "none"  # where evidence of the GPUs is from
+    gpu_command: tuple[Argument, ...] = ()  # each of the three with ${nonce} in it
+    gpu_url: GpuUrl | None = None
+    gpu_file: FilePath | None = None
 
 
 class Source(Section, frozen=True):
@@ -356,6 +367,7 @@ def check(config: Config) -> None:
             f"[server] host {server.host}: not a host name", remedy="Use 127.0.0.1 or one of this machine's addresses."
         ) from error
     check_tls(server)
+    check_gpu(config.attester)
     check_models(config.model)
 
 
@@ -378,6 +390,26 @@ def check_tls(server: Server) -> None:
             "[server] tls_cert and tls_key: got one of them, expected both or neither",
             remedy="Name the PEM files of the certificate and of its private key.",
         )
+
+
+def check_gpu(attester: Attester) -> None:
+    """The source of GPU evidence has what it needs, and nothing is set for another one. Raises ConfigError."""
+    given: dict[str, Sequence[str]] = {
+        "command": attester.gpu_command,
+        "url": (attester.gpu_url,) if attester.gpu_url is not None else (),
+        "file": (attester.gpu_file,) if attester.gpu_file is not None else (),
+    }
+    for source, texts in given.items():
+        if bool(texts) != (attester.gpu == source):
+            raise ConfigError(
+                f'[attester] gpu: got "{attester.gpu}", and gpu = "{source}" goes together with gpu_{source}',
+                remedy=f"Set both or neither. {DESCRIBED}",
+            )
+        if texts and not any(NONCE in text for text in texts):
+            raise ConfigError(
+                f"[attester] gpu_{source}: there is no {NONCE} in it",
+                remedy=f"Put {NONCE} where the 64 hex digits of the nonce go: evidence for no nonce proves nothing.",
+            )
 
 
 def check_models(models: tuple[Model, ...]) -> None:

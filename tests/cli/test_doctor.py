@@ -9,13 +9,18 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from confide.attester.gpu_sources import GpuFailed
 from confide.attester.keys import WorkloadKeys
 from confide.attester.seed import load_seed
+from confide.attester.selection import TSM, Kind
 from confide.cli import doctor_machine as machine
 from confide.cli import doctor_service as service
 from confide.cli import doctor_state as state
@@ -95,8 +100,8 @@ TINY = Model(id="tiny", upstream_model="tiny")
 def test_a_fresh_machine_has_nothing_wrong_and_stays_as_it_is(tmp_path: Path) -> None:
     status, found = findings(tmp_path / "home")
     assert status == 0, found
-    expected = ["Python", "platform", "libgomp", "engine", "clock", "configuration", "TEE", "state directory", "files"]
-    assert list(found) == [*expected, "port", "store", "API keys", "weights smollm2-135m", "cores", "memory"]
+    expected = ["Python", "platform", "libgomp", "engine", "clock", "configuration", "TEE", "GPU", "state directory"]
+    assert list(found) == [*expected, "files", "port", "store", "API keys", "weights smollm2-135m", "cores", "memory"]
     assert (found["weights smollm2-135m"]["status"], found["engine"]["status"]) == ("warn", "ok")
     assert "confide models pull smollm2-135m" in found["weights smollm2-135m"]["remedy"]
     assert list(tmp_path.iterdir()) == []
@@ -351,20 +356,122 @@ def test_an_engine_that_does_not_load_fails_with_the_reason(tmp_path: Path, monk
     assert "xllamacpp" not in sys.modules
 
 
+def never(_: Path) -> bool:
+    return False
+
+
+def show(root: Path, *paths: str) -> None:
+    """Put these on the machine: a directory for configfs, else files."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).mkdir() if path == TSM else (root / path).touch()
+
+
 @pytest.mark.parametrize("device", [path for paths in machine.TEE_SIGNS.values() for path in paths])
-def test_a_tee_is_found_and_its_meaning_told(tmp_path: Path, device: str) -> None:
-    (tmp_path / device).parent.mkdir(parents=True)
-    (tmp_path / device).touch()
-    assert_failed(machine.tee("auto", tmp_path, {}), "SIMULATED TEE: no hardware protection", 'kind = "simulated"')
-    assert machine.tee("auto", tmp_path, {}).found.startswith("found: ")
+def test_a_tee_that_cannot_be_used_is_found_and_what_it_lacks_is_told(tmp_path: Path, device: str) -> None:
+    show(tmp_path, device)
+    found = machine.tee("auto", tmp_path, {}, may_write=never)
+    assert_failed(found, "cannot be used: ", 'kind = "simulated"')
+    assert found.found.startswith("found: ")
+    assert str(tmp_path / device) in found.found
     assert machine.tee("simulated", tmp_path, {}).status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown", "reason", "remedy"),
+    [
+        ("auto", ("dev/tdx_guest",), "tsm/report is not", "the module tdx_guest"),
+        ("tsm", ("dev/sev-guest",), "tsm/report is not", "the module sev-guest"),
+        ("tsm", ("dev/tdx_guest", TSM), "may not write", "Run as root"),
+        ("tsm", (), "there is no ", "Start in a TDX or SEV-SNP guest"),
+        ("dstack", (), "there is no guest agent", "the agent's socket mounted"),
+        ("dstack", ("var/run/dstack.sock",), "is no socket", "the agent's socket mounted"),
+        ("auto", ("run/dstack.sock", "dev/tdx_guest"), "is no socket; ", "guest agent"),
+    ],
+)
+def test_each_kind_is_told_what_it_lacks(
+    tmp_path: Path, kind: Kind, shown: tuple[str, ...], reason: str, remedy: str
+) -> None:
+    show(tmp_path, *shown)
+    assert_failed(machine.tee(kind, tmp_path, {}, may_write=never), reason, remedy)
+
+
+def test_a_tee_of_use_is_named(tmp_path: Path) -> None:
+    show(tmp_path, "dev/sev-guest", TSM)
+    for kind in ("auto", "tsm"):
+        found = machine.tee(kind, tmp_path, {})
+        assert (found.status, found.remedy) == ("ok", None)
+        assert found.found.endswith("takes configfs-tsm")
+
+
+def test_an_agents_socket_is_of_use(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short, socket.socket(socket.AF_UNIX) as listener:
+        root = Path(short)
+        (root / "run").mkdir()
+        listener.bind(str(root / "run" / "dstack.sock"))
+        found = machine.tee("auto", root, {})
+    assert (found.status, found.found.partition("; takes ")[2]) == ("ok", "dstack's guest agent")
 
 
 def test_a_machine_without_a_tee_is_told_what_it_gets(tmp_path: Path) -> None:
     found = machine.tee("auto", tmp_path, {})
     assert found.status == "warn"
     assert found.found.startswith("not found: TDX guest device, SEV-SNP guest device, configfs-tsm, dstack agent;")
-    assert machine.tee("auto", tmp_path, {"DSTACK_SIMULATOR_ENDPOINT": "http://agent.example"}).status == "fail"
+    assert found.found.endswith("SIMULATED TEE: no hardware protection")
+    found = machine.tee("auto", tmp_path, {"DSTACK_SIMULATOR_ENDPOINT": "http://agent.example"})
+    assert found.status == "warn"
+    assert "counts as a SIMULATED TEE: no hardware protection" in found.found
+    assert "agent.example" not in found.found
+
+
+class Nvml:
+    """NVML where the mode is all that matters."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, mode: int, *, is_broken: bool = False) -> None:
+        self.mode = mode
+        self.is_broken = is_broken
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_broken and name == "nvmlInit":
+            raise RuntimeError("Driver Not Loaded")
+        return lambda: SimpleNamespace(ccFeature=self.mode)
+
+
+@pytest.mark.parametrize(
+    ("source", "devices", "mode", "status", "words"),
+    [
+        ("none", 0, 0, "ok", "none found"),
+        ("simulated", 0, 0, "ok", "a SIMULATED TEE"),
+        ("nvml", 0, 0, "warn", 'none found, and [attester] gpu = "nvml"'),
+        ("none", 2, 1, "warn", "2 found in confidential mode, not shown"),
+        ("nvml", 2, 1, "ok", '2 found in confidential mode, shown by gpu = "nvml"'),
+        ("none", 1, 0, "warn", "not in confidential mode"),
+        ("command", 1, 0, "fail", "not in confidential mode"),
+    ],
+)
+def test_gpus_are_found_and_their_mode_told(
+    tmp_path: Path, source: str, devices: int, mode: int, status: str, words: str
+) -> None:
+    show(tmp_path, *(f"dev/nvidia{number}" for number in range(devices)), "dev/nvidiactl", "dev/nvidia-uvm")
+    found = machine.gpu(source, tmp_path, lambda: Nvml(mode))
+    assert found.status == status
+    assert words in found.found
+
+
+@pytest.mark.parametrize(("source", "status"), [("nvml", "fail"), ("none", "warn")])
+def test_a_mode_that_cannot_be_asked_is_not_guessed(tmp_path: Path, source: str, status: str) -> None:
+    show(tmp_path, "dev/nvidia0")
+
+    def absent() -> Nvml:
+        raise GpuFailed("nvidia-ml-py is not installed")
+
+    for load, word in ((absent, "not installed"), (lambda: Nvml(1, is_broken=True), "Driver Not Loaded")):
+        found = machine.gpu(source, tmp_path, load)
+        assert found.status == status
+        assert f"not known: {word}" in found.found.replace("nvidia-ml-py is ", "").replace("NVML: ", "")
+        assert "confide[gpu]" in str(found.remedy)
 
 
 @pytest.mark.parametrize(

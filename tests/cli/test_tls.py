@@ -1,5 +1,6 @@
 """`confide tls csr`: a request for the key that the service attests to, and for no other."""
 
+import asyncio
 import ipaddress
 import os
 import subprocess
@@ -13,8 +14,12 @@ from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner, Result
 
 from confide.attester.simulated import SimulatedAttester
-from confide.cli.tls import app
+from confide.attester.tsm import TsmAttester
+from confide.attester.tsm_report import TsmReader
+from confide.cli.tls import app, require_lasting
 from confide.errors import ConfigError
+from confide.simulator.configfs import SimulatedConfigfs
+from confide.simulator.tdx import SimulatedTdxPlatform
 from confide.store import lock_state
 
 CONFIDE = Path(sys.executable).parent / "confide"
@@ -89,3 +94,19 @@ def test_without_a_name_the_command_says_what_is_missing(home: Path) -> None:
     assert done.returncode == 2
     assert "--name" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_key_that_ends_with_its_process_is_no_key_for_a_certificate() -> None:
+    files = SimulatedConfigfs.tdx(SimulatedTdxPlatform(bytes(32), now=1_800_000_000))
+    attester = asyncio.run(TsmAttester.open(TsmReader(files)))
+    with pytest.raises(ConfigError, match="each start of the service makes its TLS key anew") as caught:
+        require_lasting(attester)
+    assert "clients pin the key" in str(caught.value.remedy)
+
+
+def test_a_machine_that_cannot_attest_gets_no_request(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIDE_ATTESTER_KIND", "tsm")
+    result = run("--name", "a.example")
+    assert isinstance(result.exception, ConfigError)
+    assert "tsm/report" in result.exception.message
+    assert result.stdout == ""

@@ -179,6 +179,17 @@ def test_a_taken_port_is_found_before_anything_is_fetched(tmp_path: Path) -> Non
     assert_free(tmp_path / "home")
 
 
+@pytest.mark.skipif(os.path.lexists("/sys/kernel/config/tsm/report"), reason="this machine has a TEE")
+@pytest.mark.parametrize("kind", ["tsm", "dstack"])
+def test_an_attester_that_this_machine_cannot_have_is_found_before_anything_is_fetched(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "tee.toml").write_text(f'[attester]\nkind = "{kind}"\n')
+    assert_refused(start(tmp_path / "home", "--config", "tee.toml"), 2, f'kind = "{kind}": there is no ')
+    assert not list((tmp_path / "home").rglob("*.part"))
+    assert_free(tmp_path / "home")
+
+
 @pytest.mark.engine
 def test_a_taken_port_and_the_same_start_once_it_is_free(ready: Path) -> None:
     with taken_port() as port:

@@ -115,7 +115,7 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone
         ("[limits]\nqueue_timeout_s = inf", ["[limits] queue_timeout_s", "<= 86400"]),
         ("[limits]\nqueue_timeout_s = nan", ["[limits] queue_timeout_s", "> 0"]),
         ("[server]\nmax_body_bytes = 99999999999999999999", ["[server] max_body_bytes", "<= "]),
-        ("[attester]\nkind = 'tsm'", ["[attester] kind", "'tsm'", "auto, simulated"]),
+        ("[attester]\nkind = 'sgx'", ["[attester] kind", "'sgx'", "auto, dstack, tsm, simulated"]),
         ("[store]\nurl = 'postgres://u:hidden@h/d'", ["[store] url", "sqlite:///FILE"]),
         (MODEL + "modalities = ['video']", ["[[model]] number 1, modalities[0]", "text, image"]),
         (MODEL + "pricing = { prompt = 'free' }", ["pricing.prompt", "decimal number"]),
@@ -182,7 +182,8 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
         ({"CONFIDE_MODEL_ID": "a"}, ["CONFIDE_MODEL_ID names no setting"]),
         ({"CONFIDE_SERVER_PORT": "many"}, ["CONFIDE_SERVER_PORT", "[server] port", "got text"]),
         ({"CONFIDE_SERVER_PORT": "1\nhost = 2"}, ["CONFIDE_SERVER_PORT", "got text"]),
-        ({"CONFIDE_ATTESTER_KIND": "tsm"}, ["CONFIDE_ATTESTER_KIND", "auto, simulated"]),
+        ({"CONFIDE_ATTESTER_KIND": "sgx"}, ["CONFIDE_ATTESTER_KIND", "auto, dstack, tsm, simulated"]),
+        ({"CONFIDE_ATTESTER_GPU_URL": "ftp://gpu"}, ["CONFIDE_ATTESTER_GPU_URL", "http://… or https://…"]),
         ({"CONFIDE_SERVER_HOST": "\udcff"}, ["CONFIDE_SERVER_HOST is not UTF-8"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -253,3 +254,32 @@ def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(ConfigError):
         config.home({"CONFIDE_HOME": str(tmp_path / "loop")})
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        ('gpu = "command"', ['got "command"', "gpu_command"]),
+        ('gpu = "url"', ["gpu_url"]),
+        ('gpu = "file"', ["gpu_file"]),
+        ('gpu_url = "http://localhost/${nonce}"', ['got "none"', 'gpu = "url"']),
+        ('gpu = "url"\ngpu_url = "http://localhost/${nonce}"\ngpu_file = "/run/${nonce}"', ["gpu_file"]),
+        ('gpu = "command"\ngpu_command = ["nvattest", "collect-evidence"]', ["gpu_command", "no ${nonce} in it"]),
+        ('gpu = "url"\ngpu_url = "http://localhost/gpu"', ["gpu_url", "no ${nonce} in it"]),
+        ('gpu = "file"\ngpu_file = "/run/gpu.json"', ["gpu_file", "no ${nonce} in it"]),
+    ],
+)
+def test_a_source_of_gpu_evidence_has_what_it_needs_and_nothing_else(file: Path, lines: str, parts: list[str]) -> None:
+    message = refusal(file, f"[attester]\n{lines}\n")
+    for part in parts:
+        assert part in message
+
+
+def test_a_source_of_gpu_evidence_may_come_from_the_environment(file: Path) -> None:
+    variables = {
+        "CONFIDE_ATTESTER_GPU": "command",
+        "CONFIDE_ATTESTER_GPU_COMMAND": '["nvattest", "collect-evidence", "--nonce", "${nonce}"]',
+    }
+    file.write_text("")
+    attester = config.load(file, environ=variables).attester
+    assert (attester.gpu, attester.gpu_command[-1]) == ("command", "${nonce}")

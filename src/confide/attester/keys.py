@@ -34,6 +34,29 @@ CHAIN_REMEDY = "Have a certificate issued for the request that `confide tls csr`
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
+class ReleasedSecret:
+    """32 bytes that a key management service released to this guest for one purpose (wire contract 7.3).
+
+    They go into `LegacyKeys.released` or `WorkloadKeys.released`. What may be shown of them is the compressed secp256k1
+    key of the same scalar, 66 hex digits, which is what the service's signatures name.
+    """
+
+    __slots__ = ("_secret", "kms_public_key_hex")
+
+    def __init__(self, secret: bytes) -> None:
+        """Raises ValueError on another length, and for a number that is no scalar of secp256k1."""
+        if len(secret) != SEED_BYTES:
+            raise ValueError(f"a secret of {SEED_BYTES} bytes expected, got {len(secret)}")
+        self._secret = secret
+        self.kms_public_key_hex: str = PrivateKey(secret).public_key.format(compressed=True).hex()
+
+    def __repr__(self) -> str:
+        return f"<ReleasedSecret {self.kms_public_key_hex}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("ReleasedSecret cannot be copied or pickled: private keys stay in the object that holds them")
+
+
 class LegacyKeys:
     """The two keys that sign legacy texts, and the key that seals stored records (wire contract 5.6)."""
 
@@ -58,6 +81,15 @@ class LegacyKeys:
             PrivateKey(scalar.to_bytes(32, "big")),
             Ed25519PrivateKey.from_private_bytes(expand(seed, b"legacy ed25519", 32)),
             expand(seed, b"record seal", 32),
+        )
+
+    @classmethod
+    def released(cls, *, ecdsa: ReleasedSecret, ed25519: ReleasedSecret, seal: ReleasedSecret) -> Self:
+        """The keys that these secrets are, one secret for each; the seal's is derived from its own."""
+        return cls(
+            PrivateKey(ecdsa._secret),
+            Ed25519PrivateKey.from_private_bytes(ed25519._secret),
+            expand(seal._secret, b"record seal", 32),
         )
 
     def sign(self, text: str, algo: Algo) -> str:
@@ -183,12 +215,14 @@ class TlsKey:
 
 
 class WorkloadKeys:
-    """The keys of the keyset, by role, from one 32-byte seed. Each role has labels of its own, so no key has two."""
+    """The keys of the keyset, by role. From one 32-byte seed each role has labels of its own, so no key has two; from
+    released secrets each has a secret of its own.
+    """
 
-    __slots__ = ("_seed", "tls")
+    __slots__ = ("_receipt_seed", "tls")
 
-    def __init__(self, seed: bytes, tls: TlsKey) -> None:
-        self._seed = seed
+    def __init__(self, receipt_seed: bytes, tls: TlsKey) -> None:
+        self._receipt_seed = receipt_seed
         self.tls = tls
 
     @classmethod
@@ -196,12 +230,16 @@ class WorkloadKeys:
         """The same keys from the same seed, on every start. Raises ValueError on another length."""
         if len(seed) != SEED_BYTES:
             raise ValueError(f"a seed of {SEED_BYTES} bytes expected, got {len(seed)}")
-        scalar = int.from_bytes(expand(seed, b"tls p-256", 48), "big") % (P256_ORDER - 1) + 1
-        return cls(seed, TlsKey(ec.derive_private_key(scalar, ec.SECP256R1())))
+        return cls(seed, tls_key(seed))
+
+    @classmethod
+    def released(cls, *, receipt: ReleasedSecret, tls: ReleasedSecret) -> Self:
+        """The keys that follow from these secrets, one secret for each role (ADR 9)."""
+        return cls(receipt._secret, tls_key(tls._secret))
 
     def receipt(self, epoch: int) -> ReceiptSigner:
         """The key that signs receipts in this epoch; `key_id` is `receipt-` and its number."""
-        key = Ed25519PrivateKey.from_private_bytes(expand(self._seed, b"receipt ed25519/%d" % epoch, 32))
+        key = Ed25519PrivateKey.from_private_bytes(expand(self._receipt_seed, b"receipt ed25519/%d" % epoch, 32))
         return ReceiptSigner(f"receipt-{epoch}", key)
 
     def __repr__(self) -> str:
@@ -209,6 +247,12 @@ class WorkloadKeys:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("WorkloadKeys cannot be copied or pickled: private keys stay in the object that holds them")
+
+
+def tls_key(seed: bytes) -> TlsKey:
+    """The P-256 key of this seed: 48 bytes and a reduction, as for the other curve above."""
+    scalar = int.from_bytes(expand(seed, b"tls p-256", 48), "big") % (P256_ORDER - 1) + 1
+    return TlsKey(ec.derive_private_key(scalar, ec.SECP256R1()))
 
 
 def spki_sha256(key: ec.EllipticCurvePublicKey) -> bytes:

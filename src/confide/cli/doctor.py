@@ -59,6 +59,7 @@ def of_configuration(path: Path | None, progress: "Progress") -> Iterator[Findin
         return
     yield ok("configuration", f"serves {', '.join(model.id for model in config.model)}")
     yield machine.tee(config.attester.kind)
+    yield machine.gpu(config.attester.gpu)
     yield from state.state_directory(home)
     yield from of_service(config, home, progress)
 

@@ -7,12 +7,15 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from confide.attester.selection import AGENT_VARIABLE, find_tee_device
+from confide.attester.dstack_agent import ENDPOINT_VARIABLE, SOCKETS
+from confide.attester.gpu_sources import GpuFailed, Nvml, confidential_mode, gpu_devices, load_nvml
+from confide.attester.selection import SNP_DEVICES, TDX_DEVICES, TSM, Kind, may_write, usable
 from confide.cli.finding import Finding, fail, ok, warn
 from confide.engine.supervisor import worker_environment
+from confide.errors import ConfigError
 
 PYTHON_LEAST = (3, 11)
 MACHINES = {"x86_64", "amd64", "aarch64", "arm64"}  # what the engine's wheels are built for
@@ -21,12 +24,14 @@ IMPORT_TIMEOUT_S = 60
 
 # tee-evidence 2.1, 2.2. The ioctl of /dev/sev-guest is not used, but it tells what the machine is.
 TEE_SIGNS = {
-    "TDX guest device": ("dev/tdx_guest", "dev/tdx-guest"),
-    "SEV-SNP guest device": ("dev/sev-guest",),
-    "configfs-tsm": ("sys/kernel/config/tsm/report",),
-    "dstack agent": ("var/run/dstack.sock", "run/dstack.sock", "var/run/dstack/dstack.sock"),
+    "TDX guest device": TDX_DEVICES,
+    "SEV-SNP guest device": SNP_DEVICES,
+    "configfs-tsm": (TSM,),
+    "dstack agent": SOCKETS,
 }
-SIMULATED = "this build has only the SIMULATED TEE: no hardware protection"
+NVML_REMEDY = "Install NVIDIA's driver in this guest, and Confide with its extra: pip install 'confide[gpu]'."
+SIMULATED = "SIMULATED TEE: no hardware protection"
+TAKES = {"dstack": "dstack's guest agent", "tsm": "configfs-tsm", "simulated": f"the {SIMULATED}"}
 
 
 def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
@@ -86,19 +91,54 @@ def clock(now_s: float, monotonic_s: tuple[float, float]) -> Finding:
     return ok("clock", f"Unix time {now_s:.0f}")
 
 
-def tee(kind: str, root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> Finding:
-    """Which signs of a TEE there are, and what `[attester] kind` makes of them (tee-evidence 2)."""
+def tee(
+    kind: Kind,
+    root: Path = Path("/"),
+    environ: Mapping[str, str] = os.environ,
+    *,
+    may_write: Callable[[Path], bool] = may_write,
+) -> Finding:
+    """Which signs of a TEE there are, what they lack, and what `[attester] kind` takes here (tee-evidence 2)."""
     signs = {name: any(os.path.lexists(root / path) for path in paths) for name, paths in TEE_SIGNS.items()}
-    signs["dstack agent"] |= bool(environ.get(AGENT_VARIABLE))
+    signs["dstack agent"] |= bool(environ.get(ENDPOINT_VARIABLE))
     groups = {
         "found": [name for name in signs if signs[name]],
         "not found": [name for name in signs if not signs[name]],
     }
     found = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups.items() if names)
-    if kind == "auto" and find_tee_device(root, environ) is not None:
-        return fail(
-            "TEE",
-            f"{found}; {SIMULATED}, and does not start here by itself",
-            'Set [attester] kind = "simulated" to start without protection.',
+    try:
+        chosen = usable(kind, root, environ, may_write=may_write)
+    except ConfigError as error:
+        return fail("TEE", f"{found}; {error.message}", error.remedy or "")
+    if chosen == "simulated":
+        return warn("TEE", f"{found}; {TAKES[chosen]}")
+    if environ.get(ENDPOINT_VARIABLE) and chosen == "dstack":
+        return warn("TEE", f"{found}; {ENDPOINT_VARIABLE} names the agent, which counts as a {SIMULATED}")
+    return ok("TEE", f"{found}; takes {TAKES[chosen]}")
+
+
+def gpu(source: str, root: Path = Path("/"), load: Callable[[], Nvml] = load_nvml) -> Finding:
+    """Which NVIDIA GPUs there are, whether they are in confidential mode, and whether `[attester] gpu` shows them."""
+    devices = gpu_devices(root)
+    if not devices:
+        if source in ("none", "simulated"):
+            return ok("GPU", "none found" + (f"; a {SIMULATED} is shown" if source == "simulated" else ""))
+        return warn(
+            "GPU", f'none found, and [attester] gpu = "{source}"', "See that /dev/nvidia0 is in this container."
         )
-    return warn("TEE", f"{found}; {SIMULATED}")
+    found = f"{len(devices)} found"
+    try:
+        is_confidential = confidential_mode(load())
+    except GpuFailed as error:
+        return (fail if source == "nvml" else warn)(
+            "GPU", f"{found}; whether in confidential mode is not known: {error}", NVML_REMEDY
+        )
+    if not is_confidential:
+        return (warn if source == "none" else fail)(
+            "GPU",
+            f"{found}, not in confidential mode",
+            "Prompts leave the TEE for such a GPU: have the host set CC mode.",
+        )
+    if source == "none":
+        return warn("GPU", f"{found} in confidential mode, not shown", 'Set [attester] gpu = "nvml" to attest them.')
+    return ok("GPU", f'{found} in confidential mode, shown by gpu = "{source}"')

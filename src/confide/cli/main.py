@@ -16,12 +16,12 @@ from confide.errors import CannotTell, ConfideError, ConfigError
 # A command's file is imported when the command runs: all rooms together cost a second, which `--help` should not pay.
 # name: (where it is, its line in `confide --help`)
 COMMANDS = {
-    "serve": ("confide.cli.serve:serve", "Run the service: the embedded model and a simulated TEE by default."),
+    "serve": ("confide.cli.serve:serve", "Run the service; by default an embedded model, a simulated TEE."),
     "ask": ("confide.cli.ask:ask", "Ask one question and verify the answer."),
     "verify": ("confide.cli.verify:verify", "Verify a service, and ask it nothing else."),
     "audit": ("confide.cli.audit:audit", "Check a proof again from its file, without any network."),
     "evidence": ("confide.cli.evidence:app", "Inspect and verify one piece of TEE evidence, offline."),
-    "proxy": ("confide.cli.proxy:proxy", "A local endpoint for tools that cannot verify: it does it for them."),
+    "proxy": ("confide.cli.proxy:proxy", "A local endpoint that verifies for tools that cannot."),
     "keys": ("confide.cli.keys:app", "Create, list and revoke API keys."),
     "tls": ("confide.cli.tls:app", "Ask for a certificate for the attested TLS key."),
     "models": ("confide.cli.models:app", "List, fetch, add and remove model weights."),

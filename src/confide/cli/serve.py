@@ -102,11 +102,13 @@ def pull_missing(config: Config, home: Path) -> None:
 
 def fetch(weights: "Weights", config: Config, home: Path) -> None:
     """Have one set of weights here, unless the service could not start anyway: then nothing is fetched."""
+    from confide.attester.selection import usable
     from confide.cli.progress import reporting
     from confide.engine import pull
     from confide.gateway.service import bound_socket
     from confide.store import lock_state
 
+    usable(config.attester.kind)
     with lock_state(home), reporting() as progress:
         with bound_socket(config):
             pass  # a taken port is found now; the service binds it again after the transfer

@@ -16,25 +16,23 @@ is good (4 and the policy say which it is), and, where 6 did not pass, that nobo
 """
 
 from dataclasses import dataclass
-from hashlib import sha256
 from hmac import compare_digest
 
-import msgspec
-
+from confide.client.platform import CUSTODY, PROVENANCE, SEV_SNP, TDX, PlatformVerification, verify_platform
 from confide.client.policy import Attested, Policy
-from confide.client.software import check_compose
-from confide.evidence.result import Check, Status, Verification, failed, passed, quoted, skipped
-from confide.evidence.tdx import COLLATERAL, REPORT_DATA, TCB, TDX_REQUIRED, TdxResult, verify_tdx
+from confide.evidence.osimage import OS_IMAGE
+from confide.evidence.result import Check, Status, TrustAnchor, Verification, failed, passed, quoted, skipped
+from confide.evidence.tdx import COLLATERAL, REPORT_DATA
 from confide.protocol.bundle import ServiceProof
 from confide.protocol.canonical import DocumentError
 from confide.protocol.report import Report, binds, parse_report
-from confide.protocol.statement import aci_report_data
 
-HARDWARE, BINDING, EXPIRY, PROVENANCE, CUSTODY, CHANNEL = (f"id-{number}" for number in range(1, 7))
-TDX = "tdx"
+HARDWARE, BINDING, EXPIRY, CHANNEL = "id-1", "id-2", "id-3", "id-6"
+KINDS = {TDX: "a TDX quote", SEV_SNP: "an SEV-SNP report"}
+UP_TO_DATE = "UpToDate"
 
 # What no policy can do without.
-REQUIRED = TDX_REQUIRED | {HARDWARE, BINDING, EXPIRY, REPORT_DATA}
+REQUIRED = frozenset({HARDWARE, BINDING, EXPIRY, REPORT_DATA})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +72,21 @@ def verify_report(
         unread = (skipped(name, "there is no report to check") for name in (BINDING, EXPIRY, PROVENANCE, CUSTODY))
         checks = (failed(HARDWARE, quoted(error)), *unread, skipped(CHANNEL, "there is no report to check"))
         return ServiceVerification(now, checks, required=required, desired=desired)
-    tdx = verify_quote(report, nonce, policy, now)
-    provenance = check_compose(PROVENANCE, report.evidence.app_compose, report.evidence.event_log, tdx)
-    attested = attested_facts(report, tdx, provenance, policy, now)
+    platform = verify_platform(report, nonce, policy, now)
+    cpu = platform.cpu
+    required |= platform.required | (frozenset() if cpu is None else cpu.required)
+    required |= {CUSTODY} if policy.dstack.kms_roots else frozenset()
+    attested = attested_facts(report, platform, policy, now)
     checks = (
-        check_hardware(report, tdx),  # 1
-        check_binding(report, nonce, tdx),  # 2
+        check_hardware(report, platform),  # 1
+        check_binding(report, nonce, platform),  # 2
         check_expiry(report, now),  # 3
-        provenance,  # 4
-        check_custody(report),  # 5
+        platform.provenance,  # 4
+        platform.custody,  # 5
         check_channel(report, connection, policy),  # 6
         *(requirement.check(attested) for requirement in policy.appraised),
-        *tdx.checks,
+        *(() if cpu is None else cpu.checks),
+        *platform.details,
     )
     proof = ServiceProof(
         url=url,
@@ -98,55 +99,51 @@ def verify_report(
         "keyset_digest": report.keyset_digest,
         "not_after": report.keyset.not_after,
         "serving": report.serving,
-        **tdx.facts,
+        **{name: value for part in platform.parts for name, value in part.facts.items()},
     }
     return ServiceVerification(
-        now, checks, tdx.anchors, facts, required=required, desired=desired, report=report, proof=proof
+        now, checks, anchors_of(platform), facts, required=required, desired=desired, report=report, proof=proof
     )
 
 
-def verify_quote(report: Report, nonce: str | None, policy: Policy, now: int) -> TdxResult:
-    """The quote with the collateral that came along: all of it is signed under the policy's anchors, or it fails."""
-    collateral = report.evidence.collateral
-    return verify_tdx(
-        report.quote,
-        collateral=None if collateral is None else msgspec.json.encode(collateral).decode(),
-        anchors=policy.anchors,
-        policy=policy.tdx,
-        now=now,
-        expected_report_data=aci_report_data(report.keyset_digest, nonce),
-    )
+def anchors_of(platform: PlatformVerification) -> tuple[TrustAnchor, ...]:
+    """The roots that any part of the evidence ended in, each once."""
+    return tuple(dict.fromkeys(anchor for part in platform.parts for anchor in part.anchors))
 
 
-def check_hardware(report: Report, tdx: TdxResult) -> Check:
+def check_hardware(report: Report, platform: PlatformVerification) -> Check:
     """(1) All of the quote's own checks; what it is bound to is 2."""
-    if report.tee_type != TDX:
-        return failed(
-            HARDWARE, f"got tee_type {quoted(report.tee_type)}, expected {TDX}: no other evidence is known here"
-        )
-    own = [check for check in tdx.checks if check.name != REPORT_DATA]
+    cpu = platform.cpu
+    if cpu is None:
+        got = f"got tee_type {quoted(report.tee_type)}, expected {TDX} or {SEV_SNP}"
+        return failed(HARDWARE, f"{got}: no other evidence is known here")
+    own = [check for check in cpu.checks if check.name != REPORT_DATA]
     for status, conclude in ((Status.FAIL, failed), (Status.SKIP, skipped)):
-        wrong = [check for check in own if check.status is status]
+        wrong = [
+            check for check in own if check.status is status and (status is Status.FAIL or check.name in cpu.required)
+        ]
         if wrong:
             named = next((check for check in wrong if check.name == COLLATERAL), wrong[0])
             return conclude(HARDWARE, f"{named.name}: {named.reason}")
-    assert tdx.quote is not None
-    slot = tdx.quote.report_data
+    slot = platform.slot
+    assert slot is not None
     if not compare_digest(slot.hex().encode(), (report.report_data + "00" * 32).encode()):
         return failed(HARDWARE, f"got {slot.hex()} in the quote, expected the report's report_data and 32 zero bytes")
     stated = report.evidence.quote_report_data
     if stated is not None and not compare_digest(stated.encode(), slot.hex().encode()):
         return failed(HARDWARE, "got another quote_report_data than the quote holds, expected the same 64 bytes")
-    root = ", ".join(f"{anchor.name}{' (SIMULATED)' if anchor.simulated else ''}" for anchor in tdx.anchors)
-    return passed(HARDWARE, f"a TDX quote that verifies to {root}")
+    root = ", ".join(f"{anchor.name}{' (SIMULATED)' if anchor.simulated else ''}" for anchor in cpu.anchors)
+    return passed(HARDWARE, f"{KINDS[report.tee_type]} that verifies to {root}")
 
 
-def check_binding(report: Report, nonce: str | None, tdx: TdxResult) -> Check:
+def check_binding(report: Report, nonce: str | None, platform: PlatformVerification) -> Check:
     """(2) The report's words first, for a reason that names them; what decides is the quote."""
     fault = binds(report, nonce)
     if fault is not None:
         return failed(BINDING, fault)
-    slot = next(check for check in tdx.checks if check.name == REPORT_DATA)
+    if platform.cpu is None:
+        return skipped(BINDING, "there is no quote to compare with")
+    slot = next(check for check in platform.cpu.checks if check.name == REPORT_DATA)
     if slot.status is not Status.PASS:
         return Check(BINDING, slot.status, slot.reason)
     if nonce is None:
@@ -160,13 +157,6 @@ def check_expiry(report: Report, now: int) -> Check:
     if now >= not_after:
         return failed(EXPIRY, f"got not_after {not_after}, expected later than {now}; ask for a fresh report")
     return passed(EXPIRY, f"the keyset stands until {not_after} (Unix seconds)")
-
-
-def check_custody(report: Report) -> Check:
-    """(5) Whether anybody but the TEE ever had the keys."""
-    if report.evidence.key_custody is None:
-        return skipped(CUSTODY, "the report has no key_custody: nothing shows who released the keys")
-    return skipped(CUSTODY, "the report has a key_custody chain, which this version cannot verify")
 
 
 def check_channel(report: Report, connection: Connection, policy: Policy) -> Check:
@@ -187,16 +177,19 @@ def check_channel(report: Report, connection: Connection, policy: Policy) -> Che
     return passed(CHANNEL, f"TLS ends in the attested workload{recorded}, key {found}")
 
 
-def attested_facts(report: Report, tdx: TdxResult, provenance: Check, policy: Policy, now: int) -> Attested:
+def attested_facts(report: Report, platform: PlatformVerification, policy: Policy, now: int) -> Attested:
     """What the requirements may look at: only what a check has passed for."""
-    compose, compose_hash = report.evidence.app_compose, None
-    if compose is not None and provenance.status is Status.PASS:
-        compose_hash = sha256(compose.encode()).hexdigest()
+    cpu, gpu, compose_hash = platform.cpu, platform.gpu, platform.compose_hash
     claims: dict[str, str] = {}
-    if tdx.ok:
+    if cpu is not None and cpu.ok:
         claims["tee_attested"] = "the quote verified"
-    if tdx.ok and tdx.has_passed({TCB}) and tdx.facts.get("tdx.tcb_status") == "UpToDate":
-        claims["tcb_up_to_date"] = "TCB status UpToDate"
-    if tdx.ok and compose_hash is not None and compose_hash in frozenset(policy.compose_hashes):
+        if cpu.facts.get("tdx.tcb_status", UP_TO_DATE) == UP_TO_DATE:  # SNP has a minimum in its policy instead
+            claims["tcb_up_to_date"] = "the platform's firmware is what the policy asks for"
+    if gpu is not None and gpu.ok:
+        claims["gpu_attested"] = f"{gpu.facts['gpu.count']} genuine GPUs, wherever they may be"
+    if compose_hash is not None and compose_hash in frozenset(policy.compose_hashes):
         claims["serving_software_known_good"] = f"compose hash {compose_hash} is on the policy's list"
+    image = next((check for check in platform.details if check.name == OS_IMAGE), None)
+    if image is not None and image.status is Status.PASS:
+        claims["os_known_good"] = image.reason
     return Attested(report=report, now=now, compose_hash=compose_hash, claims=claims)

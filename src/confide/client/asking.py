@@ -282,7 +282,7 @@ def spki_sha256(response: httpx2.Response) -> bytes | None:
     try:
         # By position: what the sockets of the standard library put there takes no keywords.
         key = x509.load_der_x509_certificate(tls.getpeercert(True)).public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise CannotTell(
             "the service's certificate has a key that cannot be read", remedy="Ask another service."
         ) from error

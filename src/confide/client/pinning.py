@@ -57,7 +57,7 @@ def spki_of(certificate_der: bytes) -> bytes | None:
     """SHA-256 of the certificate's SubjectPublicKeyInfo (32 bytes), None for a key that cannot be read."""
     try:
         key = x509.load_der_x509_certificate(certificate_der).public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         return None
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 

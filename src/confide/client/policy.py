@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.errors import ConfigError
-from confide.evidence.policy import Anchors, TdxPolicy
+from confide.evidence.policy import Anchors, DstackPolicy, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.result import Check, Status, failed, passed, quoted
 from confide.protocol.canonical import BARE_DIGEST
 from confide.protocol.report import Report
@@ -206,7 +206,8 @@ class Policy:
     in every result. `require_channel`: the connection itself ends in the TEE; without it plain HTTP will do, and the
     verdict is PARTIAL. `accepted_tcb`, `denied_advisories`: see TdxPolicy. `claims`, `compose_hashes`,
     `source`: see the requirements of this module; empty asks for nothing. `session_ids`: the only sessions of a second
-    hop that may serve, 64 lower-case hex digits each. Raises ConfigError for what is no such value.
+    hop that may serve, 64 lower-case hex digits each. `snp`, `gpu`, `dstack`: what is asked of these kinds of evidence
+    (`confide.evidence.policy`). Raises ConfigError for what is no such value.
     """
 
     trust_roots: Iterable[TrustRoot] = HARDWARE_ROOTS
@@ -219,6 +220,9 @@ class Policy:
     session_ids: Iterable[str] = ()
     max_keyset_age_s: int = LONGEST_KEYSET_S
     requirements: tuple[Requirement, ...] = ()
+    snp: SnpPolicy = field(default_factory=SnpPolicy)
+    gpu: GpuPolicy = field(default_factory=GpuPolicy)
+    dstack: DstackPolicy = field(default_factory=DstackPolicy)
     anchors: Anchors = field(init=False, repr=False)
     tdx: TdxPolicy = field(init=False, repr=False)
     appraised: tuple[Requirement, ...] = field(init=False, repr=False)
@@ -238,6 +242,11 @@ class Policy:
             raise ConfigError(f"accepted_tcb: {error}") from error
         self._fix("tdx", tdx)
         self._fix("appraised", tuple(self._appraised()))
+
+    @property
+    def pins_dstack(self) -> bool:
+        """Whether it asks for something that only dstack's measurements show."""
+        return self.dstack.pins_application or self.dstack.pins_os_image or bool(self.dstack.key_providers)
 
     def _fix(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # a frozen dataclass fills in what follows from its arguments
@@ -277,8 +286,9 @@ def hashes(name: str, given: object) -> frozenset[str]:
 
 
 def anchors_of(trust_roots: tuple[TrustRoot, ...]) -> Anchors:
-    """The roots that these names and files stand for. Raises ConfigError."""
-    anchors = Anchors.of(*(root for root in trust_roots if isinstance(root, str) and root in HARDWARE_ROOTS))
+    """The roots that these names and files stand for, and NVIDIA's for GPUs. Raises ConfigError."""
+    named = (root for root in trust_roots if isinstance(root, str) and root in HARDWARE_ROOTS)
+    anchors = Anchors.of("nvidia", *named)  # it vouches for GPUs alone, which are evidence beside a TEE's
     for root in trust_roots:
         if root not in HARDWARE_ROOTS:
             anchors = with_file(anchors, Path(root))
@@ -302,7 +312,7 @@ def read_root(path: Path) -> bytes:
             f"the trust root {path} cannot be read: {error.strerror}",
             remedy=f"Name one of {', '.join(HARDWARE_ROOTS)}, or a PEM file.",
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise ConfigError(
             f"the trust root {path} is no PEM certificate",
             remedy="A simulated service writes its own to <CONFIDE_HOME>/simulator/root.pem.",

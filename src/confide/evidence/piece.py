@@ -24,7 +24,7 @@ from confide.evidence.snp import verify_snp
 from confide.evidence.snp_dstack import HEAD, EnvelopeError, split_envelope
 from confide.evidence.snp_report import REPORT_BYTES, SnpReportError, parse_snp_report
 from confide.evidence.spdm import SpdmError, parse_report
-from confide.evidence.tdx import verify_tdx
+from confide.evidence.tdx import UNREADABLE, verify_tdx
 
 MAX_PIECE_BYTES = 16 * 1024 * 1024
 NONCE_BYTES = 32
@@ -194,7 +194,7 @@ def root_der(content: bytes) -> bytes:
         if CERTIFICATE not in content:
             return x509.load_der_x509_certificate(content).public_bytes(Encoding.DER)
         certificates = x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise PieceError("not a certificate, PEM or DER") from error
     roots = [certificate for certificate in certificates if certificate.issuer == certificate.subject]
     return (roots or certificates)[0].public_bytes(Encoding.DER)
@@ -209,7 +209,7 @@ def certificates_of(given: bytes | None) -> tuple[bytes | None, bytes | None]:
         return blocks[0], b"".join(blocks[1:]) or None
     try:
         return x509.load_der_x509_certificate(given).public_bytes(Encoding.PEM), None
-    except ValueError as error:
+    except UNREADABLE as error:
         raise PieceError("the collateral of an SNP report is its certificates, as PEM: VCEK, ASK, ARK") from error
 
 
@@ -256,7 +256,7 @@ def device(entry: Entry) -> list[tuple[str, str]]:
 def named(der: bytes) -> str:
     try:
         return quoted(x509.load_der_x509_certificate(der).subject.rfc4514_string())
-    except ValueError:
+    except UNREADABLE:
         return "not a certificate"
 
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from confide.attester.base import Attester
+from confide.attester.nvidia import GpuCollector
 from confide.config import Config
 from confide.errors import InternalError, MethodNotAllowed, NotFound, WireError
 from confide.gateway.auth import Authenticator
@@ -56,11 +57,12 @@ class Gateway:
         tls_spki_sha256: bytes | None = None,
         images: ImageFetcher | None = None,
         provenance: SourceProvenance | None = None,
+        gpu: GpuCollector | None = None,
     ) -> None:
         self.lifecycle = lifecycle
         self.models = models_served
         self.keyset = CurrentKeyset(epochs_of(config, attester), now)
-        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now)
+        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
         chat = ChatCompletions(
@@ -88,6 +90,7 @@ class Gateway:
                     store=store,
                     models=models_served,
                     tls_spki_sha256=tls_spki_sha256,
+                    gpu=gpu,
                     now=lambda: int(now()),
                 ),
             ],

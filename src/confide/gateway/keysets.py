@@ -15,6 +15,7 @@ import msgspec
 from confide import config
 from confide.attester.base import Attester
 from confide.attester.epochs import Epoch, KeysetEpochs
+from confide.attester.nvidia import GpuCollector
 from confide.errors import WireError
 from confide.gateway.wire import COMMON, Header
 from confide.protocol.keyset import TlsKey
@@ -73,9 +74,17 @@ class Reports:
     """Makes ACI reports: fresh ones for a nonce, a cached one without (wire contract 7.3)."""
 
     def __init__(
-        self, attester: Attester, current: CurrentKeyset, provenance: SourceProvenance, now: Callable[[], float]
+        self,
+        attester: Attester,
+        current: CurrentKeyset,
+        provenance: SourceProvenance,
+        now: Callable[[], float],
+        *,
+        gpu: GpuCollector | None = None,
     ) -> None:
+        """`gpu`: shows the GPUs in reports for a nonce; without a nonce there is nothing that they could answer."""
         self._attester = attester
+        self._gpu = gpu
         self._current = current
         self._provenance = provenance
         self._now = now
@@ -96,12 +105,15 @@ class Reports:
 
     async def _report(self, epoch: Epoch, nonce: str | None) -> dict[str, object]:
         evidence = await self._attester.attest(aci_report_data(epoch.digest, nonce))
+        members = evidence.aci_members(epoch.signer.public_key_hex)
+        if self._gpu is not None and nonce is not None:
+            members["nvidia_payload"] = await self._gpu.payload(bytes.fromhex(nonce))
         return aci_report(
             keyset=epoch.keyset,
             nonce=nonce,
             tee_type=evidence.tee_type,
             provenance=self._provenance,
-            evidence=evidence.aci_members(),
+            evidence=members,
         )
 
 

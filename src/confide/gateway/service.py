@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from confide.attester.base import Attester
+from confide.attester.nvidia import open_gpu
 from confide.attester.selection import open_attester
 from confide.config import Config, Model
 from confide.engine import catalogue, gguf
@@ -81,7 +82,8 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
         store = open_store(config.store.url, home, config.store)
         closing.push_async_callback(store.close)
         authenticator = await known_keys(store, config, closing)
-        attester = open_attester(config.attester.kind, home, now=lambda: int(time.time()))
+        attester = await open_attester(config.attester.kind, home, now=lambda: int(time.time()))
+        gpu = await open_gpu(config.attester, home, attester)
         tls = attested_tls(config, attester)
         models = [
             await closing.enter_async_context(served(model, config, home, attester, log)) for model in config.model
@@ -98,6 +100,7 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
             now=time.time,
             tls_spki_sha256=tls_spki_sha256(config, attester),
             provenance=source_provenance(config.source),
+            gpu=gpu,
         )
         with contextlib.suppress(NotReady):  # a full disk: the watch tries again, and prompts are refused meanwhile
             await gateway.archive.keep_current()  # before the first receipt under this keyset
@@ -110,7 +113,7 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
             store_path=config.store.url or str(home / "confide.db"),
             is_open=authenticator.is_open,
             keyset_digest=gateway.keyset().epoch.digest,
-            simulated_root=home / "simulator" / "root.pem" if attester.simulated else None,
+            simulated_root=home / "simulator" / "root.pem" if attester.kind == "simulated" else None,
         )
         gc.collect()
         gc.freeze()  # what was loaded by now stays; collections on the prompt path need not look at it again

@@ -46,11 +46,13 @@ class SourceProvenance(msgspec.Struct, frozen=True):
 class Evidence(msgspec.Struct, frozen=True):
     """The members of `attestation.evidence` that we read; a foreign service may send others.
 
-    `quote`: hex. `quote_report_data`: 128 hex digits. `event_log`, `vm_config`: JSON text. `collateral` and
-    `simulated` are ours: DCAP collateral members, and that no hardware stands behind the quote.
+    `quote`: hex. `quote_report_data`: 128 hex digits. `event_log`, `vm_config`: JSON text. The others are ours:
+    `collateral`, DCAP collateral members; `simulated`, no hardware stands behind it; `snp_report` (hex) with `vcek` and
+    `cert_chain` (PEM) in place of a quote; `mr_config_document`, to whose hash a guest may be bound; `nvidia_payload`,
+    JSON text (wire contract 6.4).
     """
 
-    quote: str
+    quote: str | None = None
     quote_report_data: Hex128 | None = None
     event_log: str | None = None
     app_compose: str | None = None
@@ -59,6 +61,11 @@ class Evidence(msgspec.Struct, frozen=True):
     downstream_tls_binding: Any = None
     collateral: dict[str, str] | None = None
     simulated: bool = False
+    snp_report: str | None = None
+    vcek: str | None = None
+    cert_chain: str | None = None
+    mr_config_document: str | None = None
+    nvidia_payload: str | None = None
 
 
 class Attestation(msgspec.Struct, frozen=True):
@@ -91,7 +98,8 @@ class Document(msgspec.Struct, frozen=True):
 class Report:
     """A report that could be read. Everything in it is a claim; only `keyset_digest` was recomputed, by us.
 
-    `claimed_digest`: what the report says its keyset's digest is. `report_data`: bare hex. `quote`: bytes.
+    `claimed_digest`: what the report says its keyset's digest is. `report_data`: bare hex. `quote`: the
+    bytes of the quote, or of the SNP report.
     """
 
     claimed_digest: str
@@ -147,11 +155,20 @@ def parse_report(raw: bytes) -> Report:
         keyset_digest=digest,
         tee_type=attestation.tee_type,
         report_data=attestation.report_data,
-        quote=unhexed(attestation.evidence.quote, "attestation.evidence.quote"),
+        quote=quoted_bytes(attestation.evidence),
         evidence=attestation.evidence,
         provenance=attestation.source_provenance,
         serving="direct" if document.service_capabilities.serving == "direct" else "aggregator",
     )
+
+
+def quoted_bytes(evidence: Evidence) -> bytes:
+    """The quote, or the SNP report where there is no quote. Raises DocumentError."""
+    if evidence.quote is not None:
+        return unhexed(evidence.quote, "attestation.evidence.quote")
+    if evidence.snp_report is not None:
+        return unhexed(evidence.snp_report, "attestation.evidence.snp_report")
+    raise DocumentError("the report: attestation.evidence has neither a quote nor an snp_report")
 
 
 def binds(report: Report, nonce: str | None) -> str | None:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.simulator.certificates import FMSPC, PCE_ID, PCE_SVN, SGX_COMPONENTS, VALID_FROM, Identity
+from confide.simulator.tdx_fault import TdxFault
 
 COLLATERAL_WINDOW = timedelta(days=30)
 
@@ -56,11 +57,11 @@ def tcb_level(tcb: dict[str, object], status: str) -> dict[str, object]:
     return level if status == "UpToDate" else level | {"advisoryIDs": [SIMULATED_ADVISORY]}
 
 
-def window(moment: datetime) -> dict[str, object]:
+def window(moment: datetime, fault: TdxFault | None) -> dict[str, object]:
     return {
         "issueDate": intel_time(moment),
         "nextUpdate": intel_time(moment + COLLATERAL_WINDOW),
-        "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER,
+        "tcbEvaluationDataNumber": TCB_EVALUATION_DATA_NUMBER - (fault is TdxFault.EVALUATION),
     }
 
 
@@ -69,7 +70,7 @@ def compact(document: dict[str, object]) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-def tcb_info(moment: datetime, status: str) -> str:
+def tcb_info(moment: datetime, status: str, fault: TdxFault | None = None) -> str:
     """TCB info version 3 whose only level, with this status, is the platform's own."""
     module = {
         "mrsigner": MODULE_SIGNER.hex().upper(),
@@ -79,12 +80,13 @@ def tcb_info(moment: datetime, status: str) -> str:
     identity = {"id": f"TDX_{TEE_TCB_SVN[1]:02X}", "tcbLevels": [tcb_level({"isvsvn": TEE_TCB_SVN[0]}, "UpToDate")]}
     own_tcb: dict[str, object] = {
         "sgxtcbcomponents": [{"svn": svn} for svn in SGX_COMPONENTS],
-        "pcesvn": PCE_SVN,
+        "pcesvn": PCE_SVN + (fault is TdxFault.NO_LEVEL),
         "tdxtcbcomponents": [{"svn": svn} for svn in TEE_TCB_SVN],
     }
+    fmspc = bytes(6) if fault is TdxFault.FMSPC else FMSPC
     return compact(
-        {"id": "TDX", "version": 3, "fmspc": FMSPC.hex().upper(), "pceId": PCE_ID.hex(), "tcbType": 0}
-        | window(moment)
+        {"id": "TDX", "version": 3, "fmspc": fmspc.hex().upper(), "pceId": PCE_ID.hex(), "tcbType": 0}
+        | window(moment, fault)
         | {
             "tdxModule": module,
             "tdxModuleIdentities": [module | identity],
@@ -93,11 +95,11 @@ def tcb_info(moment: datetime, status: str) -> str:
     )
 
 
-def qe_identity(moment: datetime) -> str:
+def qe_identity(moment: datetime, fault: TdxFault | None = None) -> str:
     """The identity of the simulated quoting enclave."""
     return compact(
         {"id": "TD_QE", "version": 2}
-        | window(moment)
+        | window(moment, fault)
         | {
             "miscselect": "00" * 4,
             "miscselectMask": "FF" * 4,

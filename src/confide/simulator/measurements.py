@@ -5,7 +5,7 @@ guest of this version shows the same MRTD and RTMR0 to RTMR2; RTMR3 differs by i
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256, sha384
 
 RUNTIME_EVENT = 0x08000001  # dstack's event type in RTMR3; everything else is a boot entry
@@ -40,15 +40,27 @@ VM_CONFIG = json.dumps(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogStyle:
+    """How a guest logs; versions of dstack differ. `version`: the form of runtime digests, 1 or 2. `empty_digests`:
+    they are left out of the log. `application_event`: the application logged something after `system-ready`.
+    """
+
+    version: int = 1
+    empty_digests: bool = False
+    application_event: bool = False
+
+
 @dataclass(frozen=True)
 class Event:
-    """One entry of the event log: a digest that extended register `imr` (0 to 3)."""
+    """One entry of the event log: a digest that extended register `imr` (0 to 3). `version`: of a runtime digest."""
 
     imr: int
     event_type: int
     digest: bytes
     name: str
     payload: bytes
+    version: int = 1
 
     @classmethod
     def boot(cls, imr: int, what: str) -> "Event":
@@ -56,20 +68,25 @@ class Event:
         return cls(imr, EV_EVENT_TAG, sha384(what.encode()).digest(), "", what.encode())
 
     @classmethod
-    def runtime(cls, name: str, payload: bytes = b"") -> "Event":
-        """A runtime event of RTMR3, digest form V1 (tee-evidence 3.5)."""
-        digest = sha384(RUNTIME_EVENT.to_bytes(4, "little") + b":" + name.encode() + b":" + payload).digest()
-        return cls(3, RUNTIME_EVENT, digest, name, payload)
+    def runtime(cls, name: str, payload: bytes = b"", version: int = 1) -> "Event":
+        """A runtime event of RTMR3 with its digest in form 1 or 2 (tee-evidence 3.5)."""
+        content = RUNTIME_EVENT.to_bytes(4, "little") + b":" + name.encode() + b":" + payload
+        if version == 2:
+            members = {"name": name, "payload": payload.hex(), "type": RUNTIME_EVENT}
+            content = json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+        return cls(3, RUNTIME_EVENT, sha384(content).digest(), name, payload, version)
 
-    def document(self) -> dict[str, object]:
+    def document(self, style: LogStyle) -> dict[str, object]:
         """The entry as dstack writes it; byte fields are lower-case hex."""
-        return {
+        is_runtime = self.event_type == RUNTIME_EVENT
+        members: dict[str, object] = {
             "imr": self.imr,
             "event_type": self.event_type,
-            "digest": self.digest.hex(),
+            "digest": "" if is_runtime and style.empty_digests else self.digest.hex(),
             "event": self.name,
             "event_payload": self.payload.hex(),
         }
+        return members | ({"version": 2} if self.version == 2 else {})
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class SimulatedBoot:
     instance_id: bytes
     device_id: bytes
     key_provider_id: bytes
+    style: LogStyle = field(default_factory=LogStyle)
 
     @property
     def key_provider_info(self) -> str:
@@ -88,23 +106,36 @@ class SimulatedBoot:
     @property
     def events(self) -> tuple[Event, ...]:
         """The log in the order of a real boot."""
-        return (
+        boot = (
             Event.boot(0, "Simulated firmware configuration"),
             Event.boot(1, "Simulated kernel"),
             Event.boot(2, "Simulated kernel command line"),
-            Event.runtime("system-preparing"),
-            Event.runtime("app-id", APP_ID),
-            Event.runtime("compose-hash", COMPOSE_HASH),
-            Event.runtime("instance-id", self.instance_id),
-            Event.runtime("boot-mr-done"),
-            Event.runtime("key-provider", self.key_provider_info.encode()),
-            Event.runtime("system-ready"),
+        )
+        return boot + tuple(Event.runtime(name, payload, self.style.version) for name, payload in self._runtime_events)
+
+    @property
+    def _runtime_events(self) -> tuple[tuple[str, bytes], ...]:
+        later = (("an-event-of-the-application", b"simulated"),) if self.style.application_event else ()
+        return (
+            ("system-preparing", b""),
+            ("app-id", APP_ID),
+            ("compose-hash", COMPOSE_HASH),
+            ("instance-id", self.instance_id),
+            ("boot-mr-done", b""),
+            ("key-provider", self.key_provider_info.encode()),
+            ("system-ready", b""),
+            *later,
         )
 
     @property
     def event_log(self) -> str:
         """The log as JSON text."""
-        return json.dumps([event.document() for event in self.events])
+        return json.dumps(self.documents)
+
+    @property
+    def documents(self) -> list[dict[str, object]]:
+        """The entries of the log, as JSON members."""
+        return [event.document(self.style) for event in self.events]
 
     @property
     def rtmrs(self) -> tuple[bytes, ...]:
@@ -139,7 +170,7 @@ class SimulatedBoot:
             {"mrtd": MR_TD.hex()}
             | registers
             | self._identity()
-            | {"event_log": [event.document() for event in self.events], "app_compose": APP_COMPOSE}
+            | {"event_log": self.documents, "app_compose": APP_COMPOSE}
         )
 
     def _identity(self) -> dict[str, object]:

@@ -162,7 +162,7 @@ def test_a_requirement_of_ones_own_that_does_not_pass_under_its_name_refuses(
 
 def test_without_arguments_real_hardware_over_attested_tls_is_asked_for() -> None:
     policy = Policy()
-    assert policy.anchors.roots == Anchors.of("intel", "amd").roots
+    assert policy.anchors.roots == Anchors.of("intel", "amd", "nvidia").roots
     assert policy.require_channel
     assert policy.tdx.accepted_tcb == {"UpToDate"}
     assert [each.name for each in policy.appraised] == ["policy-keyset-age"]
@@ -184,16 +184,18 @@ def test_a_root_from_a_file_is_named_as_simulated(root: Path) -> None:
     simulator = sha256(simulated().root_der).hexdigest()
     for given in (root, str(root)):
         policy = Policy(trust_roots=("intel", "amd", given))
-        assert policy.anchors.roots.keys() == {*Anchors.of("intel", "amd").roots, simulator}
+        assert policy.anchors.roots.keys() == {*Anchors.of("intel", "amd", "nvidia").roots, simulator}
         assert policy.anchors.roots[simulator].anchor.simulated
-    assert {each.platform for each in Policy(trust_roots=("amd",)).anchors.roots.values()} == {"snp"}
-    assert not Policy(trust_roots=()).anchors.roots
+    assert {each.platform for each in Policy(trust_roots=("amd",)).anchors.roots.values()} == {"snp", "nvidia"}
+    assert {each.platform for each in Policy(trust_roots=()).anchors.roots.values()} == {"nvidia"}
 
 
 def test_a_vendors_root_in_a_file_is_not_called_simulated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = sha256(simulated().root_der).hexdigest()
     vendors = Root(TrustAnchor("some-vendor", digest, simulated=False), None, "tdx")
-    monkeypatch.setattr("confide.evidence.policy.VENDOR_ROOTS", {"intel": (), "amd": (), "some": (vendors,)})
+    monkeypatch.setattr(
+        "confide.evidence.policy.VENDOR_ROOTS", {"intel": (), "amd": (), "nvidia": (), "some": (vendors,)}
+    )
     assert Policy(trust_roots=(root,)).anchors.roots == {digest: vendors}
 
 

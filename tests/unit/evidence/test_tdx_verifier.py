@@ -1,6 +1,7 @@
 """The TDX verifier against simulated hardware: the honest quote, and every way in which it can be dishonest."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 
 import dcap_qvl
@@ -153,6 +154,28 @@ def test_a_chain_without_its_root_is_rejected(verify: Verify, quote: bytes, plat
     result = verify(with_certificate(quote, platform.root_pem.encode(), b""))
     assert failed(result) == {"tdx.root"}
     assert "2 certificates, expected 3" in reason(result, "tdx.root")
+
+
+@pytest.mark.parametrize(
+    ("what", "old", "new"),
+    [
+        ("a version that does not exist", b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a"),
+        ("a name of bits", b"\x0c\x15Simulated SGX Root CA", b"\x03\x15Simulated SGX Root CA"),
+        ("no certificate at all", b"\x30", b"\x31"),
+    ],
+)
+def test_a_root_that_cannot_be_read_is_rejected_in_words(
+    verify: Verify, quote: bytes, platform: SimulatedTdxPlatform, what: str, old: bytes, new: bytes
+) -> None:
+    assert old in platform.root_der, what
+    strange = platform.root_der.replace(old, new)
+    pem = f"-----BEGIN CERTIFICATE-----\n{b64encode(strange).decode()}\n-----END CERTIFICATE-----\n"
+    result = verify(with_certificate(quote, platform.root_pem.encode(), pem.encode()))
+    assert failed(result) == {"tdx.root"}
+    assert "not a certificate" in reason(result, "tdx.root")
+    if what != "a name of bits":  # its name is not read to pin it
+        with pytest.raises(ValueError, match="not a certificate in DER form"):
+            Anchors.of().with_simulated(strange)
 
 
 @pytest.mark.parametrize(

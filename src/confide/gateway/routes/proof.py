@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from confide.attester.base import Attester
+from confide.attester.base import TDX, Attester
 from confide.attester.keys import LegacyKeys
+from confide.attester.nvidia import GpuCollector
 from confide.errors import InvalidRequest, NotFound
 from confide.gateway import auth
 from confide.gateway.models import ModelTable
@@ -21,6 +22,7 @@ from confide.protocol.statement import legacy_report_data, parse_nonce
 from confide.store.base import Store
 
 UNKNOWN_SIGNER = "Signing address not found on this server"
+TDX_ONLY = "this report carries TDX quotes, and this service runs on another platform; ask /v1/aci/attestation"
 
 
 def routes(
@@ -30,8 +32,11 @@ def routes(
     models: ModelTable,
     tls_spki_sha256: bytes | None,
     now: Callable[[], int],
+    gpu: GpuCollector | None = None,
 ) -> list[Route]:
-    """The routes of this surface. `tls_spki_sha256`: 32 bytes of the leaf's key, None without TLS."""
+    """The routes of this surface. `tls_spki_sha256`: 32 bytes of the leaf's key, None without TLS. `gpu`: shows the
+    GPUs, None where that was not asked for.
+    """
 
     async def signature(request: Request) -> Response:
         algo = parse_algo(request.query_params.get("signing_algo"))
@@ -54,6 +59,8 @@ def routes(
         model = query.get("model")
         if model:
             models.find(model)
+        if attester.tee_type != TDX:
+            raise NotFound(TDX_ONLY)
         data = legacy_report_data(attester.keys.identity(algo), nonce, spki_sha256=spki)
         evidence = await attester.attest(data)
         entry = report.attestation(
@@ -63,12 +70,13 @@ def routes(
             nonce=nonce,
             quote=evidence.quote,
             report_data=data,
-            event_log=evidence.event_log,
-            vm_config=evidence.vm_config,
+            event_log=evidence.event_log or "[]",  # its readers expect JSON text
+            vm_config=evidence.vm_config or "{}",
             info=evidence.info,
             simulated=evidence.simulated,
             collateral=evidence.collateral,
             spki_sha256=spki,
+            nvidia_payload=None if gpu is None else await gpu.payload(nonce),
         )
         document = report.legacy_report(entry, model_name=model or None)
         return JSONResponse(document, headers={"cache-control": "no-store"})

@@ -1,0 +1,121 @@
+"""The attester of a bare confidential guest: TDX or SEV-SNP through configfs-tsm (tee-evidence 2.2, 2.3; ADR 11).
+
+There is no key management service here. The keys are drawn when the attester opens, live in the memory of this guest
+alone, and end with the process: a restart makes a new keyset.
+"""
+
+import base64
+import os
+from typing import Self
+
+from confide.attester.base import Evidence, SnpCertificates
+from confide.attester.keys import SEED_BYTES, LegacyKeys, WorkloadKeys
+from confide.attester.one_thread import OneThread
+from confide.attester.own_output import REPORT_DATA_BYTES, require_same, snp_report_data, tdx_report_data
+from confide.attester.tsm_report import SNP, TDX, TsmBusy, TsmError, TsmReader, TsmReport
+from confide.errors import ConfigError, InternalError, NotReady
+from confide.evidence.snp_table import ARK, ASK, SnpTableError, parse_certificate_table
+
+DEADLINE_S = 60.0  # for a report and those waiting before it
+MAX_WAITING = 64
+RETRY_AFTER_S = 10
+TEE_TYPES = {TDX: "tdx", SNP: "sev_snp"}
+REPORT_DATA = {TDX: tdx_report_data, SNP: snp_report_data}
+START_REMEDY = (
+    "It needs Linux 6.7 or newer with CONFIG_TSM_REPORTS, the module tdx_guest or sev-guest, configfs mounted at "
+    "/sys/kernel/config, and a directory /sys/kernel/config/tsm/report that this user may write (root, or chown)."
+)
+
+
+class TsmAttester:
+    """Reports one after the other; those who come meanwhile wait in a bounded queue. Made by `open`."""
+
+    kind = "tsm"
+    simulated = False
+
+    def __init__(self, reader: TsmReader, provider: str, *, deadline_s: float = DEADLINE_S) -> None:
+        """`provider`: "tdx_guest" or "sev_guest". Draws the keys."""
+        seed = os.urandom(SEED_BYTES)  # held by the two objects below and nobody else
+        self.keys = LegacyKeys.derive(seed)
+        self.workload_keys = WorkloadKeys.derive(seed)
+        self.tee_type = TEE_TYPES[provider]
+        self._provider = provider
+        self._reader = reader
+        self._thread = OneThread("tsm-attester", max_waiting=MAX_WAITING, deadline_s=deadline_s)
+
+    @classmethod
+    async def open(cls, reader: TsmReader, *, deadline_s: float = DEADLINE_S) -> Self:
+        """Ask who answers, and for one report, to see that this platform is one whose evidence can be served.
+
+        `deadline_s`: for each report, waiting included. Raises ConfigError, which says what is missing.
+        """
+        thread = OneThread("tsm-attester-start", max_waiting=1, deadline_s=deadline_s)
+        try:
+            provider = await thread.call(reader.provider, what="calls")
+            if provider not in TEE_TYPES:
+                raise ConfigError(
+                    f'[attester] kind = "tsm": the provider is {provider[:40]!r}, expected {TDX} or {SNP}',
+                    remedy="Other platforms are not supported by this version.",
+                )
+            attester = cls(reader, provider, deadline_s=deadline_s)
+            await attester.attest(bytes(REPORT_DATA_BYTES))
+        except (TsmError, NotReady, InternalError) as error:
+            reason = error.message if isinstance(error, NotReady | InternalError) else str(error)
+            cause = f": {error.__cause__}" if isinstance(error.__cause__, TsmError) else ""
+            raise ConfigError(f'[attester] kind = "tsm": {reason}{cause}', remedy=START_REMEDY) from error
+        return attester
+
+    async def attest(self, report_data: bytes) -> Evidence:
+        """Fresh evidence over exactly 64 bytes, else ValueError.
+
+        Raises NotReady when 64 requests wait already, after the deadline and while the platform is busy, InternalError
+        when it fails or its report holds other data.
+        """
+        if len(report_data) != REPORT_DATA_BYTES:
+            raise ValueError(f"{REPORT_DATA_BYTES} bytes of report data expected, got {len(report_data)}")
+        try:
+            report = await self._thread.call(lambda: self._report(report_data), what="attestation requests")
+        except TsmBusy as error:
+            raise NotReady("the platform gives no evidence at present", retry_after_s=RETRY_AFTER_S) from error
+        except TsmError as error:
+            raise InternalError("the platform gave no evidence") from error
+        require_same(REPORT_DATA[self._provider](report.outblob), report_data)
+        return Evidence(
+            tee_type=self.tee_type,
+            quote=report.outblob,
+            report_data=report_data,  # the same bytes as in the report, as was just required
+            event_log="",  # nobody logs here what was measured
+            vm_config="",
+            info={},
+            collateral=None,
+            simulated=self.simulated,
+            snp_certificates=snp_certificates(report.auxblob) if self._provider == SNP else None,
+        )
+
+    def _report(self, report_data: bytes) -> TsmReport:
+        return self._reader.report(report_data, provider=self._provider)
+
+
+def snp_certificates(table: bytes) -> SnpCertificates | None:
+    """The certificates that the host put beside the report; None where there are none, or none that can be read.
+
+    The host fills the table in. What is wrong with it costs verifiers a fetch from AMD, and no more: each of them
+    checks the chain up to a root that is its own.
+    """
+    try:
+        found = parse_certificate_table(table)
+    except SnpTableError:
+        return None
+    if found.vcek is None:
+        return None
+    between, root = found.certificates.get(ASK), found.certificates.get(ARK)
+    return SnpCertificates(vcek=pem(found.vcek), cert_chain=pem(between) + pem(root) if between and root else None)
+
+
+def pem(certificate: bytes) -> str:
+    """The certificate as PEM text, whichever of the two it was. By hand: real ones have the serial number 0."""
+    if certificate.startswith(b"-----BEGIN "):
+        return certificate.decode("ascii", "replace").rstrip("\x00").rstrip() + "\n"
+    digits = base64.b64encode(certificate).decode()
+    lines = (digits[start : start + 64] for start in range(0, len(digits), 64))
+    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
