@@ -113,3 +113,13 @@ def served_and_refused(service: Running, token: str) -> Iterator[int]:
             yield httpx2.post(service.url + "/v1/chat/completions", json=body, headers=headers, timeout=60).status_code
     yield httpx2.get(f"{service.url}/v1/{CANARY}?note={CANARY}").status_code
     yield httpx2.get(f"{service.url}/v1/signature/{CANARY}?signing_algo={CANARY}").status_code
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="limits are read from Linux' /proc")
+def test_a_crash_leaves_no_image_of_keys_and_prompts_and_the_banner_says_what_is_bound(home: Path) -> None:
+    with running(home) as service:
+        limits = Path(f"/proc/{service.process.pid}/limits").read_text()
+        banner = service.stderr.read_text()
+    assert re.search(r"Max core file size +[01] +[01] ", limits)
+    assert re.search(r"keyset +sha256:[0-9a-f]{64}", banner)
+    assert 'unbound: no TLS key in the keyset; [server] tls = "attested" makes one' in banner

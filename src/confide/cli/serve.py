@@ -129,6 +129,7 @@ def announce(service: "Service") -> None:
 def banner(service: "Service") -> "Table":
     """Model, TEE, store, access and address, the TEE in colour."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     names = ", ".join(f"{served.model.id} ({served.upstream.description})" for served in service.models)
@@ -141,7 +142,7 @@ def banner(service: "Service") -> "Table":
     table.add_row("access", "open: no API key was created, this machine only" if service.is_open else "API key")
     table.add_row("address", service.url)
     table.add_row("keyset", service.keyset_digest)
-    table.add_row("channel", channel(service))
+    table.add_row("channel", Text(channel(service)))
     return table
 
 

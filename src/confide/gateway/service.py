@@ -33,7 +33,7 @@ from confide.engine.catalogue import Installed
 from confide.engine.shaping import EngineFacts, special_pattern
 from confide.engine.slots import Slots
 from confide.engine.supervisor import Supervisor, default_threads, new_api_key, socket_directory
-from confide.engine.worker import Settings
+from confide.engine.worker import Settings, keep_no_core
 from confide.errors import ConfigError, NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
@@ -76,6 +76,7 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
     Raises ConfigError (a setting, a port, the state), VerificationError (weights that are not the recorded ones).
     """
     log = log or Log()
+    keep_no_core()  # keys and prompts are in this process too
     async with contextlib.AsyncExitStack() as closing:
         closing.enter_context(lock_state(home))
         listener = closing.enter_context(bound_socket(config))
