@@ -12,6 +12,7 @@ from typing import Self
 from confide.attester.base import Evidence, KeyCustody
 from confide.attester.dstack_agent import AgentFailed, GuestAgent, Quoted, ReleasedKey
 from confide.attester.keys import LegacyKeys, WorkloadKeys
+from confide.attester.own_collateral import OwnCollateral
 from confide.attester.own_output import REPORT_DATA_BYTES, require_same, tdx_report_data
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.protocol.canonical import DocumentError, parse_document
@@ -55,6 +56,7 @@ class DstackAttester:
         *,
         info: dict[str, object],
         key_custody: KeyCustody | None,
+        collateral: OwnCollateral | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self.keys = keys
@@ -63,15 +65,19 @@ class DstackAttester:
         self._agent = agent
         self._info = info
         self._key_custody = key_custody
+        self._collateral = collateral
         self._deadline_s = deadline_s
         self._quoting = asyncio.Lock()
         self._waiting = 0
 
     @classmethod
-    async def open(cls, agent: GuestAgent, *, deadline_s: float = DEADLINE_S) -> Self:
+    async def open(
+        cls, agent: GuestAgent, *, collateral: OwnCollateral | None = None, deadline_s: float = DEADLINE_S
+    ) -> Self:
         """Fetch the keys, and quote once to see that this platform is one whose evidence we can serve.
 
-        `deadline_s`: for each quote, waiting included. Raises ConfigError, which says what is missing.
+        `collateral`: what travels with the quotes; None leaves it to verifiers. `deadline_s`: for each quote, waiting
+        included. Raises ConfigError, which says what is missing.
         """
         try:
             info = await agent.info()
@@ -90,6 +96,7 @@ class DstackAttester:
             WorkloadKeys.released(receipt=released[RECEIPT].secret, tls=released[TLS].secret),
             info=info,
             key_custody=key_custody(RECEIPT, released[RECEIPT], info),
+            collateral=collateral,
             deadline_s=deadline_s,
         )
 
@@ -123,7 +130,7 @@ class DstackAttester:
             event_log=answer.event_log,
             vm_config=answer.vm_config,
             info=dict(self._info),
-            collateral=None,
+            collateral=None if self._collateral is None else await self._collateral.for_quote(answer.quote),
             simulated=self.simulated,
             key_custody=self._key_custody,
         )

@@ -14,6 +14,7 @@ from typing import Literal
 from confide.attester.base import Attester
 from confide.attester.dstack import DstackAttester
 from confide.attester.dstack_agent import ENDPOINT_VARIABLE, SOCKETS, GuestAgent, find_agent
+from confide.attester.own_collateral import OwnCollateral
 from confide.attester.simulated import SimulatedAttester
 from confide.attester.tsm import TsmAttester
 from confide.attester.tsm_report import TsmReader
@@ -130,17 +131,19 @@ async def open_attester(
     root: Path = Path("/"),
     environ: Mapping[str, str] = os.environ,
     may_write: MayWrite = may_write,
+    collateral: OwnCollateral | None = None,
 ) -> Attester:
     """The attester that `[attester] kind` asks for, tried once. `home`: the state directory. `now`: Unix seconds.
+    `collateral`: what travels with the evidence of hardware; the simulated TEE makes its own.
 
     Raises ConfigError for one that does not work; there is no falling back.
     """
     chosen = usable(kind, root, environ, may_write=may_write)
     endpoint = find_agent(environ, root)
     if chosen == "dstack" and endpoint is not None:
-        return await DstackAttester.open(GuestAgent(endpoint))
+        return await DstackAttester.open(GuestAgent(endpoint), collateral=collateral)
     if chosen == "tsm":
-        return await TsmAttester.open(TsmReader(directory=root / TSM))
+        return await TsmAttester.open(TsmReader(directory=root / TSM), collateral=collateral)
     if chosen == "simulated":
         return SimulatedAttester(home, now)
     raise ConfigError(

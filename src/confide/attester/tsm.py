@@ -11,6 +11,7 @@ from typing import Self
 from confide.attester.base import Evidence, SnpCertificates
 from confide.attester.keys import SEED_BYTES, LegacyKeys, WorkloadKeys
 from confide.attester.one_thread import OneThread
+from confide.attester.own_collateral import OwnCollateral
 from confide.attester.own_output import REPORT_DATA_BYTES, require_same, snp_report_data, tdx_report_data
 from confide.attester.tsm_report import SNP, TDX, TsmBusy, TsmError, TsmReader, TsmReport
 from confide.errors import ConfigError, InternalError, NotReady
@@ -33,7 +34,14 @@ class TsmAttester:
     kind = "tsm"
     simulated = False
 
-    def __init__(self, reader: TsmReader, provider: str, *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        reader: TsmReader,
+        provider: str,
+        *,
+        collateral: OwnCollateral | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         """`provider`: "tdx_guest" or "sev_guest". Draws the keys."""
         seed = os.urandom(SEED_BYTES)  # held by the two objects below and nobody else
         self.keys = LegacyKeys.derive(seed)
@@ -41,13 +49,17 @@ class TsmAttester:
         self.tee_type = TEE_TYPES[provider]
         self._provider = provider
         self._reader = reader
+        self._collateral = collateral
         self._thread = OneThread("tsm-attester", max_waiting=MAX_WAITING, deadline_s=deadline_s)
 
     @classmethod
-    async def open(cls, reader: TsmReader, *, deadline_s: float = DEADLINE_S) -> Self:
+    async def open(
+        cls, reader: TsmReader, *, collateral: OwnCollateral | None = None, deadline_s: float = DEADLINE_S
+    ) -> Self:
         """Ask who answers, and for one report, to see that this platform is one whose evidence can be served.
 
-        `deadline_s`: for each report, waiting included. Raises ConfigError, which says what is missing.
+        `collateral`: what travels with quotes, and with reports where the host gave no certificates; None leaves it to
+        verifiers. `deadline_s`: for each report, waiting included. Raises ConfigError, which says what is missing.
         """
         thread = OneThread("tsm-attester-start", max_waiting=1, deadline_s=deadline_s)
         try:
@@ -57,7 +69,7 @@ class TsmAttester:
                     f'[attester] kind = "tsm": the provider is {provider[:40]!r}, expected {TDX} or {SNP}',
                     remedy="Other platforms are not supported by this version.",
                 )
-            attester = cls(reader, provider, deadline_s=deadline_s)
+            attester = cls(reader, provider, collateral=collateral, deadline_s=deadline_s)
             await attester.attest(bytes(REPORT_DATA_BYTES))
         except (TsmError, NotReady, InternalError) as error:
             reason = error.message if isinstance(error, NotReady | InternalError) else str(error)
@@ -87,10 +99,24 @@ class TsmAttester:
             event_log="",  # nobody logs here what was measured
             vm_config="",
             info={},
-            collateral=None,
+            collateral=await self._quote_collateral(report),
             simulated=self.simulated,
-            snp_certificates=snp_certificates(report.auxblob) if self._provider == SNP else None,
+            snp_certificates=await self._certificates(report),
         )
+
+    async def _quote_collateral(self, report: TsmReport) -> dict[str, str] | None:
+        if self._provider != TDX or self._collateral is None:
+            return None
+        return await self._collateral.for_quote(report.outblob)
+
+    async def _certificates(self, report: TsmReport) -> SnpCertificates | None:
+        """Those that the host gave; AMD is asked only where it gave none."""
+        if self._provider != SNP:
+            return None
+        given = snp_certificates(report.auxblob)
+        if given is not None or self._collateral is None:
+            return given
+        return await self._collateral.for_report(report.outblob)
 
     def _report(self, report_data: bytes) -> TsmReport:
         return self._reader.report(report_data, provider=self._provider)

@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": ("confide.cli.verify:verify", "Verify a service, and ask it nothing else."),
     "audit": ("confide.cli.audit:audit", "Check a proof again from its file, without any network."),
     "evidence": ("confide.cli.evidence:app", "Inspect and verify one piece of TEE evidence, offline."),
+    "simulate": ("confide.cli.simulate:app", "Simulated TEEs and vendors, to rehearse with."),
     "proxy": ("confide.cli.proxy:proxy", "A local endpoint that verifies for tools that cannot."),
     "keys": ("confide.cli.keys:app", "Create, list and revoke API keys."),
     "tls": ("confide.cli.tls:app", "Ask for a certificate for the attested TLS key."),

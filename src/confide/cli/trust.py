@@ -13,10 +13,11 @@ import typer
 from confide import config
 from confide.client.policy import HARDWARE_ROOTS, LONGEST_KEYSET_S, Policy
 from confide.errors import ConfigError
-from confide.evidence.policy import TCB_STATUSES
+from confide.evidence.policy import TCB_STATUSES, DstackPolicy, GpuPolicy
 
 LATEST_S = 253_402_300_799  # the last second of the year 9999, in Unix seconds
 DIGEST = re.compile(r"[0-9a-f]{64}")
+KMS_ROOT = re.compile(r"0[23][0-9a-f]{64}")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -34,6 +35,14 @@ def same_status(text: str) -> str:
     if text not in TCB_STATUSES:
         raise typer.BadParameter(f"expected one of {', '.join(sorted(TCB_STATUSES))}")
     return text
+
+
+def same_kms_root(text: str) -> str:
+    """A secp256k1 key as documents have it: compressed, 66 lower-case hex digits."""
+    key = text.lower().removeprefix("0x")
+    if KMS_ROOT.fullmatch(key) is None:
+        raise typer.BadParameter("expected the 66 hex digits of a compressed secp256k1 key")
+    return key
 
 
 def in_a_directory(path: Path | None) -> Path | None:
@@ -86,6 +95,18 @@ class Trust:
         list[str] | None,
         typer.Option(metavar="NAME", help="Demand proof of this claim, such as tcb_up_to_date; may be repeated."),
     ] = None
+    kms_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEX",
+            parser=same_kms_root,
+            help="Accept only keys that dstack's KMS with this root key released; repeat it for several.",
+        ),
+    ] = None
+    require_gpus: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=1024, help="Demand evidence of this many NVIDIA GPUs; default: none."),
+    ] = 0
     max_keyset_age: Annotated[
         int | None,
         typer.Option(metavar="SECONDS", min=1, help="Accept only a keyset that expires this soon; default: a year."),
@@ -94,13 +115,13 @@ class Trust:
     @property
     def pinned(self) -> tuple[Path, ...]:
         """The roots of simulators that count. Raises ConfigError."""
-        return (*(self.trust_root or ()), *((local_root(),) if self.allow_simulated else ()))
+        return (*(self.trust_root or ()), *(local_roots() if self.allow_simulated else ()))
 
     def on_this_machine(self, *, is_plain: bool) -> "Trust":
         """The same for a service on a loopback address: the simulator of this machine counts unless another root was
         named, and plain HTTP, which never leaves the machine, will do.
         """
-        named = self.trust_root or [path for path in (local_root_path(),) if path.exists() and not self.allow_simulated]
+        named = self.trust_root or ([] if self.allow_simulated else existing_roots())
         return replace(self, trust_root=named, no_require_channel=self.no_require_channel or is_plain)
 
     def policy(self) -> Policy:
@@ -112,24 +133,28 @@ class Trust:
             claims=self.claim or (),
             compose_hashes=self.compose_hash or (),
             max_keyset_age_s=LONGEST_KEYSET_S if self.max_keyset_age is None else self.max_keyset_age,
+            gpu=GpuPolicy(required_gpus=self.require_gpus),
+            dstack=DstackPolicy(kms_roots=frozenset(self.kms_root or ())),
         )
 
 
-def local_root_path() -> Path:
-    """Where the simulator of this machine keeps its root."""
-    return config.locate_home() / "simulator" / "root.pem"
+def existing_roots() -> list[Path]:
+    """What the simulators of this machine published: the root of its TEE, and that of its GPU where it has one."""
+    directory = config.locate_home() / "simulator"
+    return [path for path in (directory / "root.pem", directory / "gpu-root.pem") if path.exists()]
 
 
-def local_root() -> Path:
-    """The root of the simulator of this machine. Raises ConfigError when there is none."""
-    path = local_root_path()
-    if not path.exists():
+def local_roots() -> list[Path]:
+    """The same. Raises ConfigError when there is no simulated TEE."""
+    found = existing_roots()
+    expected = config.locate_home() / "simulator" / "root.pem"
+    if expected not in found:
         raise ConfigError(
-            f"--allow-simulated: this machine has no simulated TEE, there is no {path}",
+            f"--allow-simulated: this machine has no simulated TEE, there is no {expected}",
             remedy="Start `confide serve` once, set CONFIDE_HOME to that of the service, or name its root with "
             "--trust-root.",
         )
-    return path
+    return found
 
 
 def trusting(command: Callable[..., None]) -> Callable[..., None]:

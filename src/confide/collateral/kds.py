@@ -14,7 +14,7 @@ from cryptography import x509
 
 from confide.collateral.cache import Cache, Kept
 from confide.collateral.fetch import Fetcher, NotKnown, require_base
-from confide.collateral.supply import Item, Malformed, Supply, Wanted
+from confide.collateral.supply import Failed, Item, Malformed, Supply, Wanted, unheard
 from confide.errors import CannotTell
 from confide.evidence.result import quoted
 from confide.evidence.snp_chain import UNREADABLE, SnpChainError, load_certificate, split_certificates
@@ -83,13 +83,21 @@ def chip_of(report: SnpReport, product: Product | None) -> Chip:
 class SnpCollateralSource:
     """Certificates and revocation lists for SNP reports. Threads may share it.
 
-    `offline`, or no fetcher: no socket is opened, and what is not kept is a CannotTell.
+    `offline`, or no fetcher: no socket is opened, and what is not kept is a CannotTell. `failed`: see Supply.
     """
 
-    def __init__(self, fetcher: Fetcher | None, cache: Cache, *, base: str = AMD_KDS, offline: bool = False) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher | None,
+        cache: Cache,
+        *,
+        base: str = AMD_KDS,
+        offline: bool = False,
+        failed: Failed = unheard,
+    ) -> None:
         """`base`: the service's address without a path. Raises ConfigError unless it is https, or loopback."""
         self._base = require_base(base, "AMD's key distribution service")
-        self._supply = Supply(None if offline else fetcher, cache)
+        self._supply = Supply(None if offline else fetcher, cache, failed=failed)
 
     def collateral(self, report: SnpReport, *, now: int, product: Product | None = None) -> SnpCollateral:
         """What verifies this report at `now` (Unix seconds). `product`: for version 2, which does not name it.

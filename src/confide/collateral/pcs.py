@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from confide.collateral.cache import Cache, Kept
 from confide.collateral.fetch import Answer, Fetcher, NotKnown, Unavailable, require_base
-from confide.collateral.supply import Item, Malformed, Supply, Wanted
+from confide.collateral.supply import Failed, Item, Malformed, Supply, Wanted, unheard
 from confide.collateral.tdx import TdxCollateral, TdxPlatform, platform_of
 from confide.evidence.quote import TdxQuote
 from confide.evidence.result import quoted
@@ -85,11 +85,19 @@ class Pcs:
 class TdxCollateralSource:
     """Collateral for TDX quotes: kept while it is good, asked for daily. Threads may share it.
 
-    `offline`, or no fetcher: no socket is opened, and what is not kept is a CannotTell.
+    `offline`, or no fetcher: no socket is opened, and what is not kept is a CannotTell. `failed`: see Supply.
     """
 
-    def __init__(self, fetcher: Fetcher | None, cache: Cache, *, pcs: Pcs | None = None, offline: bool = False) -> None:
-        self._supply = Supply(None if offline else fetcher, cache)
+    def __init__(
+        self,
+        fetcher: Fetcher | None,
+        cache: Cache,
+        *,
+        pcs: Pcs | None = None,
+        offline: bool = False,
+        failed: Failed = unheard,
+    ) -> None:
+        self._supply = Supply(None if offline else fetcher, cache, failed=failed)
         self._pcs = pcs or Pcs.at()
 
     def collateral(self, quote: TdxQuote, *, now: int) -> TdxCollateral:
@@ -125,7 +133,8 @@ def read_for(platform: TdxPlatform, kept: Kept) -> Item[TdxCollateral]:
             got, expected = f"a chain to the root {other.root_sha256}", f"the root of the quote, {platform.root_sha256}"
         raise Malformed(f"got collateral for {quoted(got)}, expected {expected}")
     good_from, good_until = found.validity()
-    return Item(found, good_from, good_until, kept.fetched_at + DUE_AFTER_S)
+    left_s = max(0, good_until - kept.fetched_at)  # one that a cache gave shortly before its end is due before that
+    return Item(found, good_from, good_until, kept.fetched_at + min(DUE_AFTER_S, left_s // 2))
 
 
 def chain(answer: Answer, names: tuple[str, ...]) -> str:

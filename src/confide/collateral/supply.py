@@ -24,6 +24,12 @@ MAX_PAUSES = 1024
 
 T = TypeVar("T")
 
+Failed = Callable[[Unavailable, bool], None]
+
+
+def unheard(error: Unavailable, is_kept: bool) -> None:
+    """Nobody is told of a fetch that failed."""
+
 
 class Malformed(ValueError):
     """The bytes are not what was asked for. The text is for people."""
@@ -58,11 +64,13 @@ class Wanted(Generic[T]):
 class Supply:
     """A cache and a service behind it. Threads may share it: one of them fetches, the others wait or take what is kept.
 
-    `fetcher`: None when offline; then nothing opens a socket.
+    `fetcher`: None when offline; then nothing opens a socket. `failed`: called for each fetch that failed, with whether
+    one that is kept is given in its place.
     """
 
-    def __init__(self, fetcher: Fetcher | None, cache: Cache) -> None:
+    def __init__(self, fetcher: Fetcher | None, cache: Cache, *, failed: Failed = unheard) -> None:
         self._fetcher = fetcher
+        self._failed = failed
         self._cache = cache
         self._own = MemoryCache()  # where files cannot be written, a service is still not asked every time
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
@@ -116,6 +124,7 @@ class Supply:
                 if error.retry_after_s is not None:
                     key, pause_s = wanted.source, error.retry_after_s
                 self._pauses.begin(key, until_s=fetcher.clock() + pause_s)
+                self._failed(error, kept is not None)
             if kept is None:
                 raise
             return kept.value

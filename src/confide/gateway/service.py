@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from confide.attester.base import Attester
 from confide.attester.nvidia import open_gpu
+from confide.attester.own_collateral import own_collateral
 from confide.attester.selection import open_attester
 from confide.config import Config, Model
 from confide.engine import catalogue, gguf
@@ -70,6 +71,11 @@ class Service(msgspec.Struct, frozen=True):
 Announce = Callable[[Service], None]
 
 
+def now_s() -> int:
+    """Unix seconds."""
+    return int(time.time())
+
+
 async def serve(config: Config, home: Path, *, announce: Announce, log: Log | None = None) -> None:
     """Run until SIGTERM or SIGINT. `announce` is called once, when the service can answer.
 
@@ -83,7 +89,12 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
         store = open_store(config.store.url, home, config.store)
         closing.push_async_callback(store.close)
         authenticator = await known_keys(store, config, closing)
-        attester = await open_attester(config.attester.kind, home, now=lambda: int(time.time()))
+        attester = await open_attester(
+            config.attester.kind,
+            home,
+            now=now_s,
+            collateral=own_collateral(config.attester, home, now=now_s, log=log),
+        )
         gpu = await open_gpu(config.attester, home, attester)
         tls = attested_tls(config, attester)
         models = [

@@ -5,22 +5,20 @@ what is wrong with a request is told with status 400 and `{"error": "<text>"}`.
 """
 
 import json
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from hashlib import sha512
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from confide.simulator.kms import SimulatedKms
 from confide.simulator.measurements import APP_ID
+from confide.simulator.serving import serving
 from confide.simulator.tdx import SimulatedTdxPlatform
+
+__all__ = ["SimulatedGuestAgent", "serving"]
 
 REPORT_DATA_BYTES = 64
 
@@ -28,10 +26,20 @@ Members = Mapping[str, object]
 
 
 class SimulatedGuestAgent:
-    """Answers for one guest. `log_as_list`: `GetQuote` gives the event log as an array, as some versions do."""
+    """Answers for one guest. `log_as_list`: `GetQuote` gives the event log as an array, as some versions do.
+    `quotes_other_data`: every quote is over other report data than was asked for.
+    """
 
-    def __init__(self, platform: SimulatedTdxPlatform, kms: SimulatedKms, *, log_as_list: bool = False) -> None:
+    def __init__(
+        self,
+        platform: SimulatedTdxPlatform,
+        kms: SimulatedKms,
+        *,
+        log_as_list: bool = False,
+        quotes_other_data: bool = False,
+    ) -> None:
         self._platform = platform
+        self._quotes_other_data = quotes_other_data
         self._app_keys = kms.app_keys(APP_ID)
         self._log_as_list = log_as_list
 
@@ -54,8 +62,9 @@ class SimulatedGuestAgent:
             raise ValueError(f"report data of {len(report_data)} bytes, at most {REPORT_DATA_BYTES} are allowed")
         report_data = report_data.ljust(REPORT_DATA_BYTES, b"\0")
         log = self._platform.event_log
+        quoted = sha512(report_data).digest() if self._quotes_other_data else report_data
         return {
-            "quote": self._platform.quote(report_data).hex(),
+            "quote": self._platform.quote(quoted).hex(),
             "event_log": json.loads(log) if self._log_as_list else log,
             "report_data": report_data.hex(),
             "vm_config": self._platform.vm_config,
@@ -97,31 +106,3 @@ def text(asked: Members, name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is no text")  # noqa: TRY004 - told to the caller as a bad request
     return value
-
-
-class Server(uvicorn.Server):
-    """One that a thread may run: signals are for the process that it stands in."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextmanager
-def serving(app: ASGIApp, path: Path) -> Iterator[Path]:
-    """Serve the application on a unix socket at `path` while the block runs. Raises OSError where it cannot be made."""
-    config = uvicorn.Config(app, loop="asyncio", lifespan="off", log_config=None, access_log=False, ws="none")
-    server = Server(config)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()  # from here on connections are taken, and wait for the thread
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listener]}, name="simulated-guest-agent", daemon=True
-        )
-        thread.start()
-        try:
-            yield path
-        finally:
-            server.should_exit = True
-            thread.join()
-            path.unlink()

@@ -186,3 +186,13 @@ def test_what_the_development_build_leaves_out_is_not_acceptable_provenance() ->
 )
 def test_provenance_names_a_full_commit_or_an_image(members: dict[str, str], *, acceptable: bool) -> None:
     assert SourceProvenance(**members).is_acceptable is acceptable
+
+
+def test_an_snp_report_stands_in_place_of_a_quote() -> None:
+    evidence = ("attestation", "evidence")
+    without = removed(report(), (*evidence, "quote"))
+    assert read(replaced(without, (*evidence, "snp_report"), "00ff")).quote == b"\x00\xff"
+    with pytest.raises(DocumentError, match="snp_report is not hex"):
+        read(replaced(without, (*evidence, "snp_report"), "xy"))
+    with pytest.raises(DocumentError, match="neither a quote nor an snp_report"):
+        read(without)
