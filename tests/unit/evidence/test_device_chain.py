@@ -162,3 +162,15 @@ def as_pem(der: bytes) -> bytes:
     digits = base64.encodebytes(der).replace(b"\n", b"")
     lines = b"\n".join(digits[at : at + 64] for at in range(0, len(digits), 64))
     return b"-----BEGIN CERTIFICATE-----\n" + lines + b"\n-----END CERTIFICATE-----\n"
+
+
+def test_unused_bits_before_a_signature_that_nothing_signs_are_refused() -> None:
+    pem, anchors = chain()
+    leaf = x509.load_pem_x509_certificates(pem)[0]
+    der = leaf.public_bytes(Encoding.DER)
+    place = len(der) - len(leaf.signature) - 1
+    assert der[place] == 0
+    odd = x509.load_der_x509_certificate(der[:place] + b"\x01" + leaf.signature)
+    rest = b"".join(each.public_bytes(Encoding.PEM) for each in x509.load_pem_x509_certificates(pem)[1:])
+    with pytest.raises(ChainError, match="certificate 0 is not in canonical form"):
+        verified(odd.public_bytes(Encoding.PEM) + rest, anchors)

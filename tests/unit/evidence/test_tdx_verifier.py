@@ -366,3 +366,33 @@ def test_a_mutated_quote_is_rejected_or_says_the_same(data: st.DataObject, verif
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_bytes_give_a_rejection(raw: bytes, collateral: str | None, verify: Verify) -> None:
     assert failed(verify(raw, collateral=collateral)) == {"tdx.parse"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [(ValueError("odd bytes"), "does not parse it: odd bytes"), (None, "disagree")]
+)
+def test_what_the_verifying_library_reads_another_way_is_no_quote(
+    verify: Verify, monkeypatch: pytest.MonkeyPatch, answer: ValueError | None, told: str
+) -> None:
+    """The library decides what is verified, our parser what is shown: they must see the same fields."""
+
+    class Other:
+        report = None
+
+    def read(_: bytes) -> type[Other]:
+        if answer is not None:
+            raise answer
+        return Other
+
+    monkeypatch.setattr("confide.evidence.tdx.dcap_qvl.parse_quote", read)
+    result = verify()
+    assert failed(result) == {"tdx.parse"}
+    assert told in result.checks[0].reason
+
+
+def test_a_failure_stays_one_where_the_older_call_has_no_words_for_it(
+    verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("confide.evidence.tdx.dcap_qvl.verify_with_root_ca", lambda *_: None)
+    result = verify(now=0)
+    assert "tdx.quote" in failed(result)
