@@ -30,8 +30,8 @@ test: setup  ## the tests that a change must pass (ARGS="-k receipts")
 test-all: setup  ## those and the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
-coverage: setup  ## every branch of protocol/ is taken by that room's own tests
-	$(BIN)/python -m pytest tests/unit/protocol tests/vectors -m "not long" -q --cov=confide.protocol --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered $(ARGS)
+coverage: setup  ## every branch of protocol/ and evidence/ is taken by those rooms' own tests
+	$(BIN)/python -m pytest tests/unit/protocol tests/unit/evidence tests/vectors -m "not long" -q --cov=confide.protocol --cov=confide.evidence --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: setup  ## ruff (format and check) and the layering contract
 	$(BIN)/ruff format --check src tests bench fuzz docs requirements deploy
