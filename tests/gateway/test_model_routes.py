@@ -56,7 +56,9 @@ async def test_every_name_that_a_client_may_ask_for_is_listed(gateway: ScriptedG
 
 
 async def test_an_entry_has_every_documented_member(gateway: ScriptedGateway) -> None:
-    for entry in (await gateway.client.get("/v1/models")).json()["data"]:
+    entries = (await gateway.client.get("/v1/models")).json()["data"]
+    assert entries
+    for entry in entries:
         assert set(entry) == MEMBERS
         assert entry["object"] == "model"
         assert entry["metadata"]["tee"] is entry["is_tee"] is False  # simulated hardware is no TEE

@@ -202,12 +202,14 @@ def listed(values: Iterable[str]) -> str:
 class Policy:
     """What must hold before an answer is believed. Without arguments: real hardware, up to date, over attested TLS.
 
-    `trust_roots`: "intel", "amd", or paths of PEM files; a root from a file is a simulator's and is named as simulated
-    in every result. `require_channel`: the connection itself ends in the TEE; without it plain HTTP will do, and the
-    verdict is PARTIAL. `accepted_tcb`, `denied_advisories`: see TdxPolicy. `claims`, `compose_hashes`,
-    `source`: see the requirements of this module; empty asks for nothing. `session_ids`: the only sessions of a second
-    hop that may serve, 64 lower-case hex digits each. `snp`, `gpu`, `dstack`: what is asked of these kinds of evidence
-    (`confide.evidence.policy`). Raises ConfigError for what is no such value.
+    `trust_roots`: "intel", "amd", or paths of PEM files; a root from a file that is no vendor's is a simulator's, and
+    is named as simulated in every result. `require_channel`: the connection itself ends in the TEE; without it plain
+    HTTP will do, and the verdict is PARTIAL. `accepted_tcb`, `denied_advisories`: see TdxPolicy. `claims`,
+    `compose_hashes`, `source`: see the requirements of this module; empty asks for nothing. `session_ids`: the only
+    sessions of a second hop that may serve, 64 lower-case hex digits each. `max_keyset_age_s`: seconds that a keyset
+    may still have to its expiry. `requirements`: more of them, besides those made of the members above. `snp`, `gpu`,
+    `dstack`: what is asked of these kinds of evidence (`confide.evidence.policy`). Raises ConfigError for what is no
+    such value.
     """
 
     trust_roots: Iterable[TrustRoot] = HARDWARE_ROOTS

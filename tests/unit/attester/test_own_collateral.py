@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,9 +114,10 @@ async def test_an_answer_that_comes_late_is_there_for_the_next() -> None:
 
     keeper: Keeper[str] = Keeper("test", now=lambda: 99, wait_s=0.01)
     assert await keeper.get("machine", ask) is None
-    while not late:
-        time.sleep(0.01)
-    time.sleep(0.05)
+    for thread in threading.enumerate():
+        if thread.name == "collateral-test":
+            thread.join(5)
+    assert late
     assert await keeper.get("machine", ask) == "collateral"
     assert await keeper.get("another machine", failing) is None
     assert await keeper.get("machine", ask) == "collateral"

@@ -605,7 +605,7 @@ async def test_a_limit_begins_again_with_each_exchange_on_a_kept_connection() ->
         began = now()
         with pytest.raises(Stalled):
             await answer(channel)
-        assert 0.195 <= now() - began < 0.4
+        assert 0.195 <= now() - began < 2  # not at once, as it would be if the first exchange counted
         assert upstream.accepted == 1
 
 
