@@ -305,6 +305,32 @@ async def test_the_server_is_torn_down_while_the_receipt_of_a_failure_is_stuck_i
         await assert_ended(gateway, outcome="failed", reason="torn_down", has_receipt=False)
 
 
+async def test_what_a_fault_said_does_not_leave_with_the_cancellation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The server writes a cancellation with all that led to it."""
+    async with serving_scripted(tmp_path, answering("Hi")) as gateway:
+        committing = asyncio.Event()
+
+        async def stuck(_: object) -> None:
+            committing.set()
+            await asyncio.get_running_loop().create_future()
+
+        monkeypatch.setattr(Exchange, "read", broken)
+        monkeypatch.setattr(gateway.store, "commit", stuck)
+        asking = asyncio.create_task(ask(gateway))
+        await committing.wait()
+        (entry,) = gateway.lifecycle._in_flight
+        entry._task.cancel()
+        assert (await asking).status_code == 500
+        await assert_ended(gateway, outcome="failed", reason="torn_down", has_receipt=False)
+        assert_logged_by_type_only(gateway)
+    out, err = capfd.readouterr()
+    written = caplog.text + out + err
+    assert "CancelledError" in written  # the server did write of it
+    assert "the text of the prompt" not in written
+
+
 def commenting(every_s: float, **limits: float) -> Config:
     return Config(model=MODELS, server=Server(keepalive_comment_s=every_s), limits=Limits(**limits))  # type: ignore[arg-type]  # seconds
 

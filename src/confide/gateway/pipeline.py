@@ -107,7 +107,8 @@ class ChatCompletions:
         Except a cancellation that is not ours: the server is being torn down.
         """
         connection = connection_of(scope)
-        passage = Passage(self._now(), self._lifecycle.enter(connection.abort), self._keyset())
+        began, standing = self._now(), self._keyset()
+        passage = Passage(began, self._lifecycle.enter(connection.abort), standing)  # entered last: from here it leaves
         writer = Outgoing(send, passage.entry, connection, passage.standing.headers)
         try:
             await self._to_its_end(scope, receive, writer, passage)
@@ -119,7 +120,12 @@ class ChatCompletions:
             self._write_log(writer, passage)
 
     async def _to_its_end(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
-        """The answer, or what takes its place."""
+        """The answer, or what takes its place.
+
+        The client is told outside of the handler: a cancellation that meets us there would carry the error along as its
+        context, text and all, into the server's log.
+        """
+        failure: WireError | None = None
         try:
             await self._answer(scope, receive, writer, passage)
         except ClientGone:
@@ -127,7 +133,9 @@ class ChatCompletions:
             if passage.entry.reason is Stop.CLIENT_STALLED:
                 connection_of(scope).abort()  # closing would wait for a client that does not read
         except Exception as error:  # noqa: BLE001 - the end of the prompt path: the unknown becomes internal_error
-            await self._fail(writer, passage, self._in_our_terms(error))
+            failure = self._in_our_terms(error)
+        if failure is not None:
+            await self._fail(writer, passage, failure)
 
     async def _answer(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         try:

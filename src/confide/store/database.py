@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from confide.errors import ConfigError
 
@@ -192,8 +192,12 @@ def apply(db: sqlite3.Connection, statements: tuple[str, ...]) -> None:
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:
-    """The one integer that a query without parameters yields."""
-    return cast(int, db.execute(query).fetchone()[0])
+    """The one integer that a query without parameters yields. Raises sqlite3.Error, also when somebody removed it."""
+    match db.execute(query).fetchone():
+        case (int(value),):
+            return value
+        case _:
+            raise sqlite3.DatabaseError("a row without which the store cannot be used is missing or damaged")
 
 
 def connect(

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from confide.errors import ConfigError
+from confide.errors import ConfigError, NotReady
 from confide.store import open_keys
 from store_builders import NOW, opened
 
@@ -81,6 +83,18 @@ async def test_the_version_grows_with_each_change_and_not_with_a_use(tmp_path: P
     assert versions == sorted(versions)
     assert len(set(versions)) == 3
     assert versions[2] == versions[3]
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM meta WHERE name = 'keys_version'", "UPDATE meta SET value = 'x' WHERE name = 'keys_version'"]
+)
+async def test_a_version_that_somebody_damaged_is_a_store_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
+    """Whoever watches the keys has to notice: else a key that is revoked from then on stays good."""
+    async with opened(tmp_path) as store:
+        with closing(sqlite3.connect(tmp_path / "confide.db")) as db, db:
+            db.execute(damage)
+        with pytest.raises(NotReady):
+            await store.keys_version()
 
 
 async def test_an_earlier_use_that_is_written_later_does_not_count(tmp_path: Path) -> None:

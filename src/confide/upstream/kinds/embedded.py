@@ -203,9 +203,10 @@ class EmbeddedAnswer:
         room = asyncio.Semaphore(STEPS_AHEAD)  # not the queue's own size: the end of a task must always fit
 
         async def pump(choice: Choice) -> None:
-            async for step in self._steps(choice):
-                await room.acquire()
-                queue.put_nowait(step)
+            async with aclosing(self._steps(choice)) as steps:
+                async for step in steps:
+                    await room.acquire()
+                    queue.put_nowait(step)
 
         pumps = [asyncio.create_task(pump(choice)) for choice in choices]
         for task in pumps:
