@@ -27,7 +27,7 @@ from confide.client.answer import Answer, Envelope, OnText, Problem, Question, R
 from confide.client.http import Client
 from confide.client.policy import Policy
 from confide.client.proof import Proof
-from confide.client.sending import now_s
+from confide.client.sending import cause, now_s
 from confide.errors import CannotTell, ConfideError, ConfigError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification, quoted
@@ -97,11 +97,20 @@ def environment_proxy(url: httpx2.URL) -> str | None:
         return None
     proxies = urllib.request.getproxies()
     named = proxies.get(url.scheme) or proxies.get("all")
-    if named is not None and not named.startswith(("http://", "https://")):
+    if named is not None and not is_proxy_address(named):
         raise ConfigError(
             "the environment names a proxy that is no http or https address", remedy="Check *_PROXY and NO_PROXY."
         )
     return named
+
+
+def is_proxy_address(text: str) -> bool:
+    """Whether this can be connected to; it may hold a password, so that no message repeats it."""
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 @contextlib.contextmanager
@@ -315,7 +324,6 @@ def unreachable(url: httpx2.URL, error: httpx2.TransportError) -> CannotTell:
     """No answer, or not a whole one."""
     start = "Start one with `confide serve`, or name another with --base-url."
     trust = "Check the address; if its certificate is not a public one, set SSL_CERT_FILE to the one to trust."
-    reason = quoted(error) or type(error).__name__
     return CannotTell(
-        f"{url} cannot be reached, or broke off: {reason}", remedy=trust if url.scheme == "https" else start
+        f"{url} cannot be reached, or broke off: {cause(error)}", remedy=trust if url.scheme == "https" else start
     )

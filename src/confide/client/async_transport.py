@@ -102,7 +102,7 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
             raise
 
     async def verify(self, url: httpx2.URL) -> ServiceVerification:
-        """The service at this URL, verified anew. Raises as `handle_request` does."""
+        """The service at this URL, verified anew. Raises as `handle_async_request` does."""
         line = self._line(Destination(url))
         try:
             async with line.lock:
@@ -154,6 +154,7 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         been changed, and it is tried once more.
         """
         pins = line.service.pins
+        self.latch.check()  # another request may have failed while this one waited for its turn
         try:
             return await line.transport.handle_async_request(request)
         except httpx2.ConnectError as error:
@@ -162,6 +163,7 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         async with line.lock:
             if line.service.pins == pins:  # another request may have met the same key and asked already
                 await self._establish(line)
+        self.latch.check()
         try:
             return await line.transport.handle_async_request(request)
         except httpx2.ConnectError as error:

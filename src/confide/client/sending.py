@@ -57,12 +57,13 @@ class Latch:
 
     def check(self) -> None:
         """Raise VerificationError when closed."""
-        if self._failure is not None:
+        failure = self._failure  # once: another thread may open the latch meanwhile
+        if failure is not None:
             raise VerificationError(
-                f"nothing was sent: this client has failed before: {self._failure.message}",
-                check=self._failure.check,
+                f"nothing was sent: this client has failed before: {failure.message}",
+                check=failure.check,
                 remedy="Find out why; client.reset() lets it try again.",
-            ) from self._failure
+            ) from failure
 
     def close(self, failure: VerificationError) -> None:
         """The first failure stays the reason."""
@@ -119,8 +120,8 @@ def to_prove(
 
 
 def has_to_be_proven(response: httpx2.Response) -> bool:
-    """An answer has; a refusal or an error only where it claims a receipt."""
-    return response.is_success or "x-receipt-id" in response.headers
+    """Whatever may be taken for an answer has, and what claims a receipt: all but errors and redirections to follow."""
+    return not (response.is_error or response.has_redirect_location) or "x-receipt-id" in response.headers
 
 
 def require_no_get(response: httpx2.Response) -> None:
@@ -155,10 +156,17 @@ def document_request(destination: KnownService, fetch: Fetch, headers: httpx2.He
     )
 
 
+def cause(error: Exception) -> str:
+    """What broke a connection, in words. Of a broken protocol only its name: the library quotes what it could not read,
+    which may be of the answer.
+    """
+    return ("" if isinstance(error, httpx2.ProtocolError) else quoted(error)) or type(error).__name__
+
+
 def unfetched(error: httpx2.TransportError) -> VerificationError:
     """The answer is there and its proof is not to be had."""
     return VerificationError(
-        f"receipt-1: the receipt could not be fetched: {quoted(error) or type(error).__name__}",
+        f"receipt-1: the receipt could not be fetched: {cause(error)}",
         check="receipt-1",
         remedy="Do not rely on this answer.",
     )
@@ -172,7 +180,7 @@ def unavailable(error: NotNow) -> httpx2.ConnectError:
 def unfollowed(error: Exception) -> VerificationError:
     """The answer is there, under a keyset that is new, and the service cannot be verified anew."""
     return VerificationError(
-        f"id-1: got an answer under another keyset, and no report of it: {quoted(error) or type(error).__name__}",
+        f"id-1: got an answer under another keyset, and no report of it: {cause(error)}",
         check="id-1",
         remedy="Do not rely on this answer.",
     )
@@ -190,7 +198,7 @@ def wrong_key(error: httpx2.TransportError) -> VerificationError:
 def cut_off(error: httpx2.TransportError) -> VerificationError:
     """The connection broke inside a stream, and what came of it is not proven."""
     return VerificationError(
-        f"receipt-4: the connection broke before the end of the stream: {quoted(error) or type(error).__name__}",
+        f"receipt-4: the connection broke before the end of the stream: {cause(error)}",
         check="receipt-4",
         remedy="Do not rely on what came of this answer; ask again.",
     )

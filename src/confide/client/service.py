@@ -12,10 +12,9 @@ from confide.client.asking import environment_proxy, parse_base_url
 from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
 from confide.client.policy import Policy
 from confide.client.proof import write_private
-from confide.client.sending import document_request, now_s
+from confide.client.sending import Destination, cause, document_request, now_s
 from confide.client.transport import Line, fetched
 from confide.errors import CannotTell
-from confide.evidence.result import quoted
 from confide.protocol.bundle import write_bundle
 
 
@@ -26,7 +25,8 @@ def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], 
     ConfigError for what is no address, CannotTell when the service cannot be reached or has no report.
     """
     root = parse_base_url(url)
-    service = KnownService(str(root).rstrip("/"), root.host)
+    destination = Destination(root.copy_with(path=root.path.rstrip("/") + "/v1/"))
+    service = KnownService(destination.root, destination.host)
     party = RelyingParty(policy or Policy(), now=now, draw=secrets.token_bytes)
     line = Line(service, {"proxy": environment_proxy(root)})
 
@@ -38,7 +38,7 @@ def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], 
         return drive(party.appraise(service), fetch)
     except httpx2.TransportError as error:
         raise CannotTell(
-            f"{service.root} cannot be reached, or broke off: {quoted(error) or type(error).__name__}",
+            f"{service.root} cannot be reached, or broke off: {cause(error)}",
             remedy="Check the address; `confide serve` starts a service on this machine.",
         ) from error
 

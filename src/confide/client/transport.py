@@ -174,6 +174,7 @@ class VerifyingTransport(httpx2.BaseTransport):
         been changed, and it is tried once more.
         """
         pins = line.service.pins
+        self.latch.check()  # another request may have failed while this one waited for its turn
         try:
             return line.transport.handle_request(request)
         except httpx2.ConnectError as error:
@@ -182,6 +183,7 @@ class VerifyingTransport(httpx2.BaseTransport):
         with line.lock:
             if line.service.pins == pins:  # another request may have met the same key and asked already
                 self._establish(line)
+        self.latch.check()
         try:
             return line.transport.handle_request(request)
         except httpx2.ConnectError as error:

@@ -1,5 +1,8 @@
 """What both transports share: where a request goes, what is asked for beside it, and what failures are called."""
 
+from collections.abc import Callable
+from typing import Any
+
 import httpx2
 import pytest
 
@@ -10,10 +13,13 @@ from confide.client.sending import (
     Latch,
     answered,
     connection_options,
+    cut_off,
     document_request,
     has_to_be_proven,
     require_identity,
     require_no_get,
+    unfetched,
+    unfollowed,
     unproven,
 )
 from confide.errors import ConfigError, VerificationError
@@ -74,7 +80,13 @@ def test_a_latch_keeps_its_first_reason_until_it_is_opened() -> None:
     [
         (200, {}, True),
         (204, {}, True),
-        (301, {}, False),
+        (301, {}, True),
+        (307, {"location": "/v1/elsewhere"}, False),
+        (101, {}, True),
+        (300, {}, True),
+        (304, {}, True),
+        (399, {}, True),
+        (600, {}, True),
         (400, {}, False),
         (500, {}, False),
         (502, {"X-Receipt-Id": "r"}, True),
@@ -133,3 +145,12 @@ def test_options_of_connections_are_told_from_those_of_a_client() -> None:
         connection_options({"verify": False, "mounts": {}})
     with pytest.raises(TypeError):
         confide.Client(no_such_option=1)
+
+
+@pytest.mark.parametrize("say", [cut_off, unfetched, unfollowed])
+def test_what_a_connection_broke_off_with_is_not_repeated(say: Callable[[Any], VerificationError]) -> None:
+    """The library quotes the bytes that it could not read."""
+    error = say(httpx2.RemoteProtocolError("illegal chunk header: bytearray(b'the patient')"))
+    assert "RemoteProtocolError" in error.message
+    assert "patient" not in f"{error.message} {error.remedy}"
+    assert "[Errno 104]" in say(httpx2.ReadError("[Errno 104] Connection reset by peer")).message

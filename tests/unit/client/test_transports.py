@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 import confide
 from attested_service import CHAT, MODEL, MODELS, REPORT, AttestedService, Reply, Seen, listening, serving
 from confide.client.http import AsyncClient, Client
+from confide.client.party import KnownService, RelyingParty
 from confide.client.proof import NoProof
-from confide.client.sending import RETIRED_MOST
+from confide.client.sending import RETIRED_MOST, Destination
 from confide.client.service import write_bundle_of
 from confide.errors import CannotTell, ConfigError, VerificationError
 from confide.evidence.result import Status, Verdict
@@ -359,6 +360,40 @@ def test_a_latched_client_sends_nothing_until_it_is_reset(service: AttestedServi
         proven(ask(asker, service))
 
 
+def test_what_waited_while_another_failed_is_not_sent(service: AttestedService) -> None:
+    with Client(service.policy()) as client, ThreadPoolExecutor(1) as pool:
+        line = client._verifying._line(Destination(httpx2.URL(service.url + CHAT)))
+        with line.lock:
+            asked = pool.submit(client.post, service.url + CHAT, json=BODY)
+            with pytest.raises(TimeoutError):
+                asked.result(0.3)  # it waits for its turn
+            client._verifying.latch.close(VerificationError("another", check="id-6", remedy=""))
+        refused("id-6", lambda: asked.result(10), match="nothing was sent")
+        assert service.prompts == []
+
+
+async def test_what_waited_while_another_failed_is_not_sent_from_asyncio_either(service: AttestedService) -> None:
+    async with AsyncClient(service.policy()) as client:
+        line = client._verifying._line(Destination(httpx2.URL(service.url + CHAT)))
+        async with line.lock:
+            asked = asyncio.create_task(client.post(service.url + CHAT, json=BODY))
+            await asyncio.sleep(0.1)
+            assert not asked.done()
+            client._verifying.latch.close(VerificationError("another", check="id-6", remedy=""))
+        with pytest.raises(VerificationError, match="nothing was sent"):
+            await asked
+        assert service.prompts == []
+
+
+@both
+def test_a_status_that_is_neither_answer_nor_error_has_to_be_proven_too(service: AttestedService, kind: Kind) -> None:
+    with asking(service, kind) as asker:
+        for code in (300, 304, 399):
+            service.alter["answer"] = status(code, b"", x_receipt_id=None)
+            refused("receipt-1", lambda: ask(asker, service))
+            asker.client.reset()
+
+
 @both
 def test_a_stream_that_is_not_proven_latches_too(service: AttestedService, kind: Kind) -> None:
     with asking(service, kind) as asker:
@@ -592,6 +627,33 @@ def test_what_was_shown_of_a_service_is_a_bundle_for_better_or_worse(service: At
     service.alter["report"] = lambda reply, _: reply.but(b"{")
     assert write_bundle_of(confide.verify_service(service.url, policy), tmp_path / "none.json") is None
     assert not (tmp_path / "none.json").exists()
+
+
+def test_verify_service_spells_a_host_as_keysets_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def note(_: object, known: KnownService) -> Any:
+        seen.append((known.root, known.host))
+        raise CannotTell("enough", remedy="")
+
+    monkeypatch.setattr(RelyingParty, "appraise", note)
+    for url in ("https://b\xfccher.example/v1", "https://b\xfccher.example/under/here/v1/"):
+        with pytest.raises(CannotTell, match="enough"):
+            confide.verify_service(url)
+    assert [host for _, host in seen] == ["xn--bcher-kva.example"] * 2
+    assert [httpx2.URL(root).path.rstrip("/") for root, _ in seen] == ["", "/under/here"]
+
+
+@pytest.mark.parametrize("proxy", ["http://user:pa/ss@proxy:99", "socks5://user:pass@proxy:99", "http://"])
+def test_an_odd_proxy_of_the_environment_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(ConfigError, match="the environment names a proxy") as caught:
+        confide.verify_service("https://elsewhere.example/v1")
+    assert "pa" not in f"{caught.value.message} {caught.value.remedy}".replace("a proxy that", "")
 
 
 def test_verify_service_cannot_tell_where_there_is_no_report(service: AttestedService) -> None:

@@ -86,7 +86,9 @@ async def test_the_version_grows_with_each_change_and_not_with_a_use(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "damage", ["DELETE FROM meta WHERE name = 'keys_version'", "UPDATE meta SET value = 'x' WHERE name = 'keys_version'"]
+    "damage",
+    ["DELETE FROM meta WHERE name = 'keys_version'", "UPDATE meta SET value = 'x' WHERE name = 'keys_version'"],
+    ids=["gone", "no number"],
 )
 async def test_a_version_that_somebody_damaged_is_a_store_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
     """Whoever watches the keys has to notice: else a key that is revoked from then on stays good."""
