@@ -114,6 +114,12 @@ def test_every_field_is_printed_for_people_and_for_programs(tmp_path: Path) -> N
     assert f"report_data  {REPORT_DATA.hex()}" in printed.stdout.splitlines()
     fields = json.loads(run("inspect", tmp_path / "gpus.json", "--json").stdout)
     assert fields["nonce"] == NONCE.hex()
+    odd = (tmp_path / "gpus.json").read_text().replace('"HOPPER"', '"\\u001b]0;title\\u0007"')
+    (tmp_path / "gpus.json").write_text(odd)
+    printed = run("inspect", tmp_path / "gpus.json")
+    assert printed.returncode == 0
+    assert "]0;title" in printed.stdout
+    assert "\x1b" not in printed.stdout
 
 
 def test_what_is_no_evidence_and_what_cannot_be_read_say_what_to_name(tmp_path: Path) -> None:

@@ -69,7 +69,11 @@ def verify(
     ] = None,
     nonce: Annotated[
         str | None,
-        typer.Option("--nonce", metavar="HEX", help="What GPUs should have answered; default: what they name."),
+        typer.Option(
+            "--nonce",
+            metavar="HEX",
+            help="What GPUs should have answered; default: what they name, which shows nothing of when (PARTIAL).",
+        ),
     ] = None,
     report_data: Annotated[
         str | None, typer.Option("--report-data", metavar="HEX", help="The 64 bytes that a quote should hold.")

@@ -7,7 +7,7 @@ Recognition decides nothing about trust: what is taken for a quote is then verif
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -16,15 +16,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.evidence.gpu_payload import Entry, PayloadError, decoded, parse_payload
 from confide.evidence.mr_config import document_sha256
-from confide.evidence.nvidia import verify_gpu_payload
+from confide.evidence.nvidia import PAYLOAD, GpuResult, verify_gpu_payload
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.quote import TD_REPORT_15, QuoteError, parse_quote
-from confide.evidence.result import Verification, quoted
+from confide.evidence.result import Status, Verification, passed, quoted, skipped
 from confide.evidence.snp import verify_snp
 from confide.evidence.snp_dstack import HEAD, EnvelopeError, split_envelope
 from confide.evidence.snp_report import REPORT_BYTES, SnpReportError, parse_snp_report
 from confide.evidence.spdm import SpdmError, parse_report
 from confide.evidence.tdx import UNREADABLE, verify_tdx
+from confide.protocol.canonical import DocumentError, check_readable
 
 MAX_PIECE_BYTES = 16 * 1024 * 1024
 NONCE_BYTES = 32
@@ -91,7 +92,8 @@ def from_json(text: bytes) -> Piece:
     """Evidence inside a document. Raises PieceError."""
     try:
         document: dict[str, object] | list[object] = msgspec.json.decode(text, type=dict[str, object] | list[object])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        check_readable(document, "the document")  # parts of it are written again
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, DocumentError) as error:
         raise PieceError(f"it looks like JSON and cannot be read: {quoted(error)}") from error
     if isinstance(document, list):
         return Piece(kind="nvidia", raw=payload_of(document))
@@ -160,11 +162,13 @@ def verify_piece(
 
     `collateral`: of a quote, DCAP collateral as JSON text; of an SNP report its certificates, PEM or DER, VCEK first.
     None takes what came along. `now`: Unix seconds. `nonce`: 32 bytes that GPUs should have answered, None for the one
-    that they name. `report_data`: the 64 bytes that a quote or report should hold, None for any.
+    that they name, which shows nothing of when. `report_data`: the 64 bytes that a quote or report should hold, None
+    for any.
     """
     if piece.kind == "nvidia":
         asked = claimed_nonce(piece) if nonce is None else nonce
-        return verify_gpu_payload(piece.raw, nonce=asked, anchors=anchors, policy=gpu, now=now)
+        result = verify_gpu_payload(piece.raw, nonce=asked, anchors=anchors, policy=gpu, now=now)
+        return result if nonce is not None else without_freshness(result, asked)
     if piece.kind == "snp":
         vcek, chain = certificates_of(piece.certificates if collateral is None else collateral)
         document = piece.host_document
@@ -186,6 +190,18 @@ def verify_piece(
     return verify_tdx(
         piece.raw, collateral=text, anchors=anchors, policy=tdx, now=now, expected_report_data=report_data
     )
+
+
+def without_freshness(result: GpuResult, nonce: bytes) -> GpuResult:
+    """The result of a payload that was compared with the nonce which it names itself: that they agree shows nothing of
+    when it was made, so that no check passes for it, and the verdict is PARTIAL at best.
+    """
+    fresh = frozenset(each.name for device in result.devices for each in device.checks if each.name.endswith(".nonce"))
+    why = f"it answers {nonce.hex()}, which nobody asked for here: it may be a recording"
+    unasked = {name: skipped(name, why) for name in fresh}
+    unasked[PAYLOAD] = passed(PAYLOAD, f"evidence of {len(result.devices)} devices for the nonce that it names itself")
+    checks = tuple(unasked.get(check.name, check) if check.status is Status.PASS else check for check in result.checks)
+    return replace(result, checks=checks, required=result.required - fresh, desired=result.desired | fresh)
 
 
 def root_der(content: bytes) -> bytes:
@@ -250,7 +266,7 @@ def device(entry: Entry) -> list[tuple[str, str]]:
         report = parse_report(decoded(entry.evidence, SpdmError))
     except SpdmError as error:
         raise PieceError(f"the evidence of a device: {error}") from error
-    return [("arch", entry.arch), *report.fields().items()]
+    return [("arch", quoted(entry.arch)), *report.fields().items()]
 
 
 def named(der: bytes) -> str:

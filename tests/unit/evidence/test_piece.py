@@ -20,7 +20,7 @@ from confide.evidence.piece import (
     verify_piece,
 )
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
-from confide.evidence.result import Status, Verification
+from confide.evidence.result import Status, Verdict, Verification
 from confide.simulator.gpu import gpu_payload
 from confide.simulator.tdx import SimulatedTdxPlatform
 from gpu_builders import NONCE, gpus, pinned
@@ -89,12 +89,30 @@ def test_a_report_is_recognised_with_and_without_its_certificates() -> None:
     assert describe(recognise(report))["report_data"] == DATA.hex()
 
 
-def test_the_devices_of_a_payload_are_listed_and_verified_for_the_nonce_that_they_name() -> None:
+def test_a_payload_that_is_compared_with_its_own_nonce_shows_nothing_of_when() -> None:
+    piece, anchors = recognise(gpu_payload(gpus(2), NONCE).encode()), pinned()
+    asked, unasked = verified(piece, anchors, nonce=NONCE), verified(piece, anchors)
+    assert asked.has_passed({"gpu.0.nonce", "gpu.1.nonce"})
+    assert (asked.ok, asked.verdict) == (True, Verdict.VERIFIED)
+    assert (unasked.ok, unasked.verdict) == (True, Verdict.PARTIAL)
+    told = {check.name: check for check in unasked.checks}
+    for name in ("gpu.0.nonce", "gpu.1.nonce"):
+        assert told[name].status is Status.SKIP
+        assert NONCE.hex() in told[name].reason
+    assert "our nonce" not in told["gpu.payload"].reason
+    document = json.loads(piece.raw)
+    document["nonce"] = "11" * 32
+    other = verified(recognise(json.dumps(document).encode()), anchors)
+    assert {check.name for check in other.checks if check.status is Status.FAIL} == {"gpu.0.nonce", "gpu.1.nonce"}
+
+
+def test_the_devices_of_a_payload_are_listed_and_verified() -> None:
     text = gpu_payload(gpus(), NONCE)
     piece = recognise(text.encode())
     assert piece.kind == "nvidia"
     anchors = pinned()
-    assert verified(piece, anchors).has_passed({"gpu.payload", "gpu.0.chain", "gpu.0.signature", "gpu.0.nonce"})
+    assert verified(piece, anchors).has_passed({"gpu.payload", "gpu.0.chain", "gpu.0.signature"})
+    assert verified(piece, anchors, nonce=NONCE).has_passed({"gpu.0.nonce"})
     assert verified(piece, anchors, nonce=bytes(32)).rejected
     shown = describe(piece)
     assert (shown["kind"], shown["nonce"], shown["device.0.arch"]) == ("GPU payload", NONCE.hex(), "HOPPER")
@@ -121,6 +139,8 @@ def test_the_devices_of_a_payload_are_listed_and_verified_for_the_nonce_that_the
         (b'{"attestation":{"evidence":5}}', "without a quote"),
         (b"\x00\x03\x81\x12" + bytes(20), "envelope"),
         (b"\x00" * (MAX_PIECE_BYTES + 1), "no evidence is that long"),
+        (b'{"quote":"0400000081000000","collateral":{"a":' + b"[" * 500 + b"]" * 500 + b"}}", "nested deeper"),
+        (b'[{"nonce":"a","x":' + b"[" * 500 + b"]" * 500 + b"}]", "nested deeper"),
     ],
     ids=lambda value: repr(value)[:24],
 )
