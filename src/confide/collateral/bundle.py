@@ -117,7 +117,7 @@ def refuse_key_set(document: object) -> None:
             raise ConfigError(
                 "the collateral bundle holds a key set of NVIDIA's service, which is a trust anchor and proves nothing "
                 "in a file that anyone may have written",
-                remedy="Take it out, and pass the key set that you fetched yourself with --nras-jwks FILE.",
+                remedy="Take it out, and use the key set that you fetched yourself.",
             )
 
 

@@ -19,7 +19,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_RETRY_AFTER_S = 24 * 60 * 60
 DEFAULT_RETRY_AFTER_S = 60
 
-TRY_LATER = "Try again later, or pass a collateral bundle with --collateral FILE."
+TRY_LATER = "Try again later, or use collateral that was kept."
 
 
 class Unavailable(CannotTell):
@@ -47,7 +47,9 @@ class Answer:
 class Fetcher:
     """GETs over a client of the caller's, whose proxies and roots it keeps.
 
-    `whole_s`: seconds that an answer may take in all, redirects included; `silence_s`: that a server may say nothing.
+    `whole_s`: seconds that an answer may take in all, redirects included, else it is refused; `silence_s`: that a
+    server may say nothing. Headers are waited for by `silence_s` alone: a server that sends them byte by byte is given
+    up when they are whole, or larger than the HTTP library allows.
     `clock`: seconds that only ever grow.
     """
 
@@ -66,10 +68,10 @@ class Fetcher:
         until = self.clock() + self.whole_s
         try:
             for _ in range(1 + MAX_REDIRECTS):
-                if self.clock() > until:
-                    raise Unavailable(f"{what}: {start.host} takes longer than {self.whole_s:g} s")
+                self._require_in_time(until, what, start.host)
                 response = self._opened(target)
                 try:
+                    self._require_in_time(until, what, start.host)
                     if not response.has_redirect_location:
                         return self._whole(response, what, limit, until)
                 finally:
@@ -79,6 +81,10 @@ class Fetcher:
             reason = quoted(error) or type(error).__name__
             raise Unavailable(f"{what}: {start.host} cannot be asked: {reason}") from error
         raise Unavailable(f"{what}: {start.host} redirects more than {MAX_REDIRECTS} times")
+
+    def _require_in_time(self, until: float, what: str, host: str) -> None:
+        if self.clock() > until:
+            raise Unavailable(f"{what}: {host} takes longer than {self.whole_s:g} s")
 
     def _opened(self, url: httpx2.URL) -> httpx2.Response:
         silence = {"connect": CONNECT_S, "read": self.silence_s, "write": self.silence_s, "pool": CONNECT_S}
@@ -106,8 +112,7 @@ class Fetcher:
             body += part
             if len(body) > limit:
                 raise Unavailable(f"{what}: {host} sends more than {limit} bytes")
-            if self.clock() > until:
-                raise Unavailable(f"{what}: {host} takes longer than {self.whole_s:g} s")
+            self._require_in_time(until, what, host)
         return Answer(str(response.url), response.headers, bytes(body))
 
 

@@ -180,7 +180,7 @@ def good_at(now: int, wanted: Wanted[T], fetched: Kept) -> Item[T]:
         raise Unavailable(
             f"{wanted.what}: got one that is good from {item.good_from} until {item.good_until}, "
             f"expected one that is at {now} (Unix seconds)",
-            remedy="Check the clock; for a time in the past, pass a collateral bundle of then with --collateral FILE.",
+            remedy="Check the clock; for a time in the past, use collateral that was kept then.",
         )
     return item
 
@@ -189,5 +189,5 @@ def missing(what: str) -> CannotTell:
     """Offline, and it is not kept."""
     return CannotTell(
         f"{what} is not kept on this machine, and offline it cannot be fetched",
-        remedy=f"Pass a bundle that holds {what} with --collateral FILE, or run once without --offline.",
+        remedy=f"Use collateral that was kept and holds {what}, or fetch it once while there is a network.",
     )

@@ -5,6 +5,7 @@ belong to authorities; the last one is the caller's root. Not checked: revocatio
 service does (tee-evidence 3.4). `verify_directly_issued_by` looks at names and signature alone; the rest is ours.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ BROKEN = (
 E = TypeVar("E", bound=x509.ExtensionType)
 
 
+# What warnings do is said for the whole process: two threads at once would leave it changed for good.
+WARNINGS_HELD = threading.Lock()
+
+
 class ChainError(ValueError):
     """The chain proves nothing. The text is for people."""
 
@@ -73,7 +78,7 @@ def verify_chain(pem: bytes, *, anchors: Anchors, now: int) -> DeviceChain:
     ders = read_pem(pem)
     root = anchors.matching(ders[-1], "nvidia")
     try:
-        with warnings.catch_warnings():
+        with WARNINGS_HELD, warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             path = load(ders if root is None or root.der is None else (*ders[:-1], root.der))
             return verified(path, root, now)

@@ -88,6 +88,13 @@ def test_an_answer_that_goes_on_and_on_is_left() -> None:
         asking.get(URL, what="it", limit=10_000)
 
 
+def test_an_answer_whose_headers_come_too_late_is_none() -> None:
+    moments = iter([0.0, 1.0, 31.0])
+    answering = fetcher(lambda _: httpx2.Response(200, content=b"")).http
+    with pytest.raises(Unavailable, match="longer than 30 s"):
+        Fetcher(answering, whole_s=30, clock=lambda: next(moments)).get(URL, what="it", limit=1)
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [({}, 60), ({"retry-after": "5"}, 5), ({"retry-after": "0"}, 1), ({"retry-after": "9" * 9}, MAX_RETRY_AFTER_S)]

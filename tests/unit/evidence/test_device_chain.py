@@ -1,6 +1,9 @@
 """Chains of devices: what makes one acceptable, each rule broken alone, under a root that the caller pinned."""
 
 import base64
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +36,18 @@ def test_the_simulators_chain_names_device_and_firmware() -> None:
     found = verified(device.chain_pem.encode(), pinned())
     assert found.model.startswith("GH100 Simulated")
     assert (found.ueid, found.fwid) == (device.ueid, FWID)
+
+
+def test_threads_that_verify_leave_the_processs_warnings_as_they_were() -> None:
+    pem, anchors = chain()
+    before, interval_s = list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(lambda _: verified(pem, anchors), range(400)))) == 400
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert list(warnings.filters) == before
 
 
 def test_devices_are_told_apart_by_the_key_that_issued_their_leaf() -> None:
