@@ -525,6 +525,7 @@ async def test_wrong_usage_is_status_2(tmp_path: Path) -> None:
             ("http://127.0.0.1:1", "--port", "70000"),
             ("http://127.0.0.1:1", "--port", str(taken.getsockname()[1])),
             ("http://127.0.0.1:1", "--host", "no.such.host.invalid", "--expose"),
+            ("http://127.0.0.1:1", "--host", "a" * 70, "--expose"),
             ("http://127.0.0.1:1", "--allow-simulated"),
         ):
             assert (await run("proxy", *arguments, home=tmp_path)).status == 2, arguments

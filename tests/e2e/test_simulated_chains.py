@@ -349,3 +349,11 @@ async def test_a_faulty_snp_guest_is_refused(tmp_path: Path, knobs: dict[str, An
     )
     assert result.verdict is Verdict.NOT_VERIFIED
     assert statuses(result)[check] is statuses(result)["id-1"] is Status.FAIL, result.checks
+
+
+def test_evidence_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command: list[str | Path] = [CONFIDE, "simulate", "quote", tmp_path / "file", "--state", tmp_path / "state"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert f"{tmp_path / 'file'} cannot be written to" in told.stderr

@@ -1,5 +1,6 @@
 """What an attester is, and the evidence it gives (RFC 9334: attester, evidence)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,11 +91,8 @@ class Evidence:
             members["event_log"] = self.event_log
         if self.vm_config:
             members["vm_config"] = self.vm_config
-        tcb_info = self.info.get("tcb_info")  # an object or its JSON text
-        if isinstance(tcb_info, str):
-            tcb_info = msgspec.json.decode(tcb_info)
-        compose = tcb_info.get("app_compose") if isinstance(tcb_info, dict) else None
-        if isinstance(compose, str):
+        compose = app_compose_of(self.info)
+        if compose is not None:
             members["app_compose"] = compose
         if self.collateral is not None:
             members["collateral"] = self.collateral
@@ -145,3 +143,18 @@ class Attester(Protocol):
         The attester reads the report data back out of its own quote; a difference is an InternalError. Raises
         NotReady when the platform is busy for too long.
         """
+
+
+def app_compose_of(info: Mapping[str, object]) -> str | None:
+    """The text of the application's compose file in a platform's `info`, None where it names none.
+
+    It stands in `tcb_info`: an object, or its JSON text. Raises ValueError where that text is no JSON object.
+    """
+    tcb_info = info.get("tcb_info")
+    if isinstance(tcb_info, str) and tcb_info:
+        try:
+            tcb_info = msgspec.json.decode(tcb_info, type=dict[str, object])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError("tcb_info is text, and no JSON object") from error
+    compose = tcb_info.get("app_compose") if isinstance(tcb_info, dict) else None
+    return compose if isinstance(compose, str) else None

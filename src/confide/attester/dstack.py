@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from confide.attester.base import Evidence, KeyCustody
+from confide.attester.base import Evidence, KeyCustody, app_compose_of
 from confide.attester.dstack_agent import AgentFailed, GuestAgent, Quoted, ReleasedKey
 from confide.attester.keys import LegacyKeys, WorkloadKeys
 from confide.attester.own_collateral import OwnCollateral
@@ -84,6 +84,10 @@ class DstackAttester:
             released = {key: await agent.key(key.path, key.purpose) for key in KEYS}
             require_quotes(await agent.quote(bytes(REPORT_DATA_BYTES)))
         except AgentFailed as error:
+            raise ConfigError(f'[attester] kind = "dstack": {error}', remedy=START_REMEDY) from error
+        try:
+            app_compose_of(info)  # now, rather than at the first report
+        except ValueError as error:
             raise ConfigError(f'[attester] kind = "dstack": {error}', remedy=START_REMEDY) from error
         require_distinct(released)
         return cls(

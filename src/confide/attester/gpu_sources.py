@@ -130,16 +130,17 @@ def from_command(command: Sequence[str], nonce: bytes, *, deadline_s: float = DE
         )
     except OSError as error:
         raise GpuFailed(f"the command cannot be run: {error.strerror}") from error
+    until_s = time.monotonic() + deadline_s
     with process:
         try:
-            output = read_bounded(process, time.monotonic() + deadline_s)
-            status = process.wait(timeout=deadline_s)
+            output = read_bounded(process, until_s)
+            await_end(process, until_s)
         except subprocess.TimeoutExpired as error:
             raise GpuFailed(f"the command took longer than {deadline_s:g} s", temporary=True) from error
         finally:
             kill_group(process)
-    if status:
-        raise GpuFailed(f"the command ended with status {status}", temporary=True)
+    if process.returncode:
+        raise GpuFailed(f"the command ended with status {process.returncode}", temporary=True)
     return decoded(output)
 
 
@@ -160,11 +161,21 @@ def read_bounded(process: "subprocess.Popen[bytes]", until_s: float) -> bytes:
             raise GpuFailed(f"more than {MAX_PAYLOAD_BYTES} bytes")
 
 
+def await_end(process: "subprocess.Popen[bytes]", until_s: float) -> None:
+    """Return once it has ended, without taking its status. Raises subprocess.TimeoutExpired at `until_s`."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        left_s = until_s - time.monotonic()
+        if not select.select([descriptor], [], [], max(0.0, left_s))[0]:
+            raise subprocess.TimeoutExpired(process.args, left_s)
+    finally:
+        os.close(descriptor)
+
+
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """End the command and what it started, if it still runs."""
+    """End the command and what it left behind. Its status was not taken yet, so that the number is still its own."""
     with suppress(ProcessLookupError):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def from_url(url: str, nonce: bytes, *, deadline_s: float = DEADLINE_S) -> str:

@@ -24,7 +24,7 @@ def load_seed(directory: Path) -> bytes:
     except OSError as error:
         raise ConfigError(
             f"the seed of the simulated TEE {path} cannot be used: {error.strerror}",
-            remedy="Set CONFIDE_HOME to a directory on a local disk that this user may write.",
+            remedy=f"Use a directory on a local disk that this user may write, not {directory}.",
         ) from error
 
 
@@ -70,6 +70,10 @@ def read_seed(path: Path) -> bytes:
 
 def refuse_loose(path: Path, mode: int, allowed: str) -> None:
     """ConfigError when anyone but the owner has a permission on `path`. `allowed`: the octal mode to set."""
+    if mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"{path} is shared by all users", remedy=f"Use a directory of its own, such as {path}/confide."
+        )
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(
             f"{path} holds secrets and is open to others: got mode {stat.S_IMODE(mode):o}, expected {allowed}",

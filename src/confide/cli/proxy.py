@@ -128,7 +128,7 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
     """A socket bound to this address. Raises ConfigError when it is taken or not ours."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"--host {host}: no such address", remedy="Use 127.0.0.1.") from error
     with contextlib.closing(socket.socket(family, kind, protocol)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -156,10 +156,15 @@ def state_directory(named: Path | None) -> Path:
 
 
 def write(out: Path, files: dict[str, bytes], evidence: str, *options: str) -> None:
-    """All files, and how to verify them. Raises OSError."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (out / name).write_bytes(content)
+    """All files, and how to verify them. Raises ConfigError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be written to: {error.strerror}", remedy="Name a directory that this user may write."
+        ) from error
     given = " ".join(option.replace(" ", f" {out}/") for option in (*options, "--root root.pem"))
     say(LABEL, f"verify with: confide evidence verify {out / evidence} {given}")
 

@@ -209,6 +209,18 @@ async def test_an_agent_that_refuses_is_a_clear_refusal_at_start(board: Switchbo
     assert "status 400: the platform refuses" in (await refused(board, agent)).message
 
 
+@pytest.mark.parametrize("text", ["x", "[]", "{", "[" * 5000])
+async def test_an_application_that_cannot_be_read_is_refused_at_start(board: Switchboard, text: str) -> None:
+    """Later it would break every report."""
+    error = await refused(board, ScriptedAgent(info=lambda answer: answer | {"tcb_info": text}))
+    assert "tcb_info" in error.message
+
+
+async def test_an_agent_that_names_no_application_leaves_it_out(board: Switchboard) -> None:
+    attester = await opened(board, ScriptedAgent(info=lambda answer: answer | {"tcb_info": ""}))
+    assert "app_compose" not in (await attester.attest(REPORT_DATA)).aci_members()
+
+
 async def test_an_absent_agent_is_a_clear_refusal_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ConnectError"):
         await DstackAttester.open(GuestAgent(Endpoint(str(tmp_path / "missing.sock"))))

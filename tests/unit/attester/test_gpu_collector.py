@@ -227,6 +227,22 @@ def test_a_command_gets_the_nonce_and_nothing_of_ours(monkeypatch: pytest.Monkey
     assert "CONFIDE" not in told
 
 
+@pytest.mark.parametrize("output", ["", " >/dev/null"], ids=["holding the pipe", "apart"])
+def test_what_a_command_leaves_behind_is_ended_too(tmp_path: Path, output: str) -> None:
+    left = tmp_path / "pid"
+    command = ("sh", "-c", f"sleep 60{output} & echo $! > {left}; echo told")
+    if output:
+        assert from_command(command, NONCE) == "told"
+    else:
+        with pytest.raises(GpuFailed, match=r"longer than 0\.5 s"):
+            from_command(command, NONCE, deadline_s=0.5)
+    status = Path(f"/proc/{left.read_text().strip()}/status")
+    until_s = time.monotonic() + 10
+    while status.exists() and "Z (zombie)" not in status.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
 def test_a_command_that_fails_hangs_or_talks_too_much_is_ended(tmp_path: Path) -> None:
     with pytest.raises(GpuFailed, match="status 3"):
         from_command(python("import sys; print('x'); sys.exit(3)"), NONCE)

@@ -134,3 +134,12 @@ def test_a_refusal_never_shows_the_seed(directory: Path) -> None:
     (directory / "seed").write_bytes(b"s" * 31)
     error = refusal(directory)
     assert "sss" not in f"{error.message} {error.remedy}"
+
+
+def test_a_directory_of_everybody_is_not_to_be_closed_to_the_others(tmp_path: Path) -> None:
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    error = refusal(directory)
+    assert "shared by all users" in error.message
+    assert "chmod" not in str(error.remedy)
