@@ -31,7 +31,7 @@ COMMANDS = (
 HEAD = """# Commands
 
 Exit status: 0 verified or done; 1 not verified, or a check failed; 2 wrong usage, or start refused; 3 could not find
-out (network, missing collateral).
+out (network, missing collateral); 130 on Ctrl-C, 141 where the reader of the output went away.
 
 This page is made by `docs/render_commands.py`; `make docs` compares it with the program.
 """

@@ -10,6 +10,7 @@ import pytest
 
 from confide import __version__
 from confide.cli.main import COMMANDS
+from snp_builders import platform
 
 HEAVY = ("uvicorn", "httpx2", "starlette", "cryptography", "coincurve", "sqlite3", "asyncio", "rich", "confide.gateway")
 SECRET = "sk-prompt-or-key"
@@ -153,3 +154,17 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "error:" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "json"])
+def test_a_reader_that_goes_away_is_not_taken_for_not_verified(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "report").write_bytes(platform().report(bytes(64)))
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        program = [sys.executable, "-m", "confide.cli.main"]
+        command = [*program, "evidence", "inspect", str(tmp_path / "report"), *options]
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")

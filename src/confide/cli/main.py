@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -30,6 +31,7 @@ COMMANDS = {
 }
 
 # What the system may refuse to any write or read, wherever it happens: the machine's state, not a fault of ours.
+BROKEN_PIPE = 128 + signal.SIGPIPE
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO}
 
 
@@ -85,8 +87,9 @@ def main() -> None:
     """Entry point of the program.
 
     Exit status: the error's own (errors.py); 2 also where the system refuses (a full disk, a permission); 130 on
-    Ctrl-C. A fault of ours ends with 3: nothing was found out, and a script must not take it for "not verified" (1).
-    It is shown without its text, which may hold a prompt or a key.
+    Ctrl-C, and 141 where the reader of our output went away, as for any program that a closed pipe ends. A fault of
+    ours ends with 3: nothing was found out, and a script must not take it for "not verified" (1). It is shown without
+    its text, which may hold a prompt or a key.
     """
     try:
         app(prog_name="confide")
@@ -98,6 +101,10 @@ def main() -> None:
         refusal = fault(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # the library makes a 1 of it: "not verified"
+            sys.exit(BROKEN_PIPE)
+        raise
     show(refusal)
     sys.exit(refusal.exit_status)
 

@@ -7,7 +7,7 @@ import sqlite3
 
 from confide.store.database import transaction
 
-MAX_REPORTS = 1024
+MAX_REPORTS = 1024  # docs/receipts.md tells operators what that means for short lifetimes
 
 KEEP = """INSERT INTO reports (digest, report, expires_at) VALUES (?, ?, ?) ON CONFLICT (digest) DO UPDATE
     SET report = excluded.report, expires_at = max(expires_at, excluded.expires_at)"""
