@@ -82,10 +82,13 @@ class Quoted:
 
 
 class KeyAnswer(msgspec.Struct, frozen=True):
-    """The members of `GetKey`, hex."""
+    """The members of `GetKey`, hex. Shown without the key."""
 
     key: str
     signature_chain: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "KeyAnswer(key=…)"
 
 
 @dataclass(frozen=True)

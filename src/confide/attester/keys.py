@@ -1,4 +1,5 @@
-"""The service's private keys. No other file holds one, and none leaves this one.
+"""The service's private keys. No other file keeps one, and none leaves this one: what gives them, a seed or an agent,
+hands them over here at the start.
 
 Why records are sealed: signatures are made on demand from the stored text, and the disk lies outside the trust
 boundary. Whoever can write the disk could plant a record of an exchange that never was and have it signed. So each

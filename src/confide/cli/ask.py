@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from confide.cli import results
-from confide.cli.trust import LATEST_S, AsJson, BundleFile, Trust, trusting
+from confide.cli.trust import AsJson, At, BundleFile, Trust, trusting
 from confide.client import asking, party, verifier
 from confide.client.answer import Answer, Question
 from confide.client.policy import Policy
@@ -43,10 +43,7 @@ def ask(
         Algo | None,
         typer.Option("--signature", help="Check the older request signature by this key instead of the receipt."),
     ] = None,
-    at: Annotated[
-        int | None,
-        typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
-    ] = None,
+    at: At = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask one question and verify the answer. The API key is read from CONFIDE_API_KEY.

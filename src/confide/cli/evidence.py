@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from confide.cli import results
-from confide.cli.trust import LATEST_S, AsJson, same_status
+from confide.cli.trust import AsJson, At, same_status
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.piece import MAX_PIECE_BYTES, Piece, PieceError, describe, recognise, root_der, verify_piece
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
@@ -57,10 +57,7 @@ def verify(
         Path | None,
         typer.Option("--root", metavar="PEM-or-DER", help="Also trust this root: a vendor's, or a SIMULATED one."),
     ] = None,
-    at: Annotated[
-        int | None,
-        typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
-    ] = None,
+    at: At = None,
     accept_tcb: Annotated[
         list[str] | None,
         typer.Option(

@@ -19,6 +19,10 @@ LATEST_S = 253_402_300_799  # the last second of the year 9999, in Unix seconds
 DIGEST = re.compile(r"[0-9a-f]{64}")
 KMS_ROOT = re.compile(r"0[23][0-9a-f]{64}")
 
+At = Annotated[
+    int | None,
+    typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

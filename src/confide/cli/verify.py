@@ -6,7 +6,7 @@ import httpx2
 import typer
 
 from confide.cli import results
-from confide.cli.trust import LATEST_S, AsJson, BundleFile, Trust, trusting
+from confide.cli.trust import AsJson, At, BundleFile, Trust, trusting
 from confide.client import party
 from confide.client.appraisal import CHANNEL
 from confide.client.asking import is_loopback, parse_base_url
@@ -24,10 +24,7 @@ def verify(
     url: Url,
     trust: Trust,
     bundle: BundleFile = None,
-    at: Annotated[
-        int | None,
-        typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
-    ] = None,
+    at: At = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a service by a fresh report: its TEE, its keys, and that the connection ends in it.

@@ -14,7 +14,6 @@ from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spk
 from confide.client.policy import Policy
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
-    EVENT_STREAM,
     FETCH_PAUSE_S,
     FETCH_TRIES,
     RETIRED_MOST,
@@ -23,12 +22,11 @@ from confide.client.sending import (
     Options,
     Sent,
     answered,
+    can_be_proven,
     cut_off,
     document_request,
-    has_to_be_proven,
+    is_event_stream,
     now_s,
-    require_identity,
-    require_no_get,
     to_prove,
     unavailable,
     unfetched,
@@ -127,11 +125,9 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         response = await self._send(line, request)
         try:
             await self._follow(line, response)
-            require_no_get(response)
-            if not has_to_be_proven(response):
+            if not can_be_proven(response):
                 return unproven(response)
-            require_identity(response)
-            if response.headers.get("content-type", "").startswith(EVENT_STREAM):
+            if is_event_stream(response):
                 return self._streamed(line, sent, response)
             return await self._buffered(line, sent, response)
         except BaseException:

@@ -29,7 +29,7 @@ from confide.client.asking import is_loopback
 from confide.client.http import AsyncClient
 from confide.client.party import reason_of
 from confide.client.proof import Proof
-from confide.client.sending import CREDENTIALS, EVENT_STREAM, Destination
+from confide.client.sending import CREDENTIALS, Destination, is_event_stream
 from confide.errors import NotFound, RequestTooLarge, UpstreamFailed, VerificationError, WireError
 from confide.evidence.result import Verification
 from confide.telemetry.logs import Log
@@ -238,7 +238,7 @@ class Proxy:
             raise UpstreamFailed("the service answered with a redirect, which would lead around this proxy")
         proof = response.extensions.get("confide.proof")
         await reply.start(response.status_code, answer_headers(response, proof))
-        is_stream = response.headers.get("content-type", "").startswith(EVENT_STREAM)
+        is_stream = is_event_stream(response)
         try:
             async for data in response.aiter_raw():
                 await reply.data(data)

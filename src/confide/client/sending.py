@@ -119,6 +119,23 @@ def to_prove(
     )
 
 
+def can_be_proven(response: httpx2.Response) -> bool:
+    """Whether this is an answer, to be proven by its receipt; False for what is no answer and is passed on as it is.
+
+    Raises VerificationError for what would pass for an answer and could never be proven.
+    """
+    require_no_get(response)
+    if not has_to_be_proven(response):
+        return False
+    require_identity(response)
+    return True
+
+
+def is_event_stream(response: httpx2.Response) -> bool:
+    """Whether the body is a stream of server-sent events."""
+    return bool(response.headers.get("content-type", "").startswith(EVENT_STREAM))
+
+
 def has_to_be_proven(response: httpx2.Response) -> bool:
     """Whatever may be taken for an answer has, and what claims a receipt: all but errors and redirections to follow."""
     return not (response.is_error or response.has_redirect_location) or "x-receipt-id" in response.headers
