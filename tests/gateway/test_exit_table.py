@@ -466,13 +466,13 @@ async def drained_upload(home: Path, sockets: Sockets) -> AsyncIterator[Exit]:
         yield Exit(gateway, sent, await client.answer(), handed_to(sockets, client))
 
 
-@case("torn down, as the store hung for longer than the drain", "with a whole answer")
+@case("torn down, as the store hung for longer than the drain", "with a whole answer", status=500)
 async def torn_down(home: Path, sockets: Sockets) -> AsyncIterator[Exit]:
     async with stuck(home, sockets, answering("Hi")) as exit:
         yield exit
 
 
-@case("torn down, as the store hung for longer than the drain", "with an error")
+@case("torn down, as the store hung for longer than the drain", "with an error", status=500)
 async def torn_down_with_an_error(home: Path, sockets: Sockets) -> AsyncIterator[Exit]:
     async with stuck(home, sockets, [CLOSE]) as exit:
         yield exit
@@ -671,6 +671,8 @@ def assert_client_has(row: Row, case: Case, exit: Exit) -> None:
     elif "`[DONE]`" in row.client:
         assert response.body.endswith(DONE)
         assert b'"error"' not in response.body
+    elif "server's own" in row.client:
+        assert response.body == b"Internal Server Error"
     elif response.status == 200:
         assert [choice["message"]["content"] for choice in json.loads(response.body)["choices"]] == ["onetwo"]
     else:
