@@ -26,6 +26,8 @@ def engine_home() -> Path:
     try:
         pull.install(home, catalogue.PINNED[0])
     except CannotTell as error:
+        if os.environ.get("CI"):
+            raise  # a run that is to decide may not pass on tests that it left out
         pytest.skip(f"the weights are not here and cannot be fetched: {error}")
     return home
 

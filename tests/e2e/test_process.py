@@ -77,7 +77,7 @@ def test_stream_that_outlasts_the_drain_window_ends_with_an_error_and_new_prompt
             assert time.monotonic() < began + DRAIN_S
         refused = other.post("/v1/chat/completions", json=HELLO)
         received = b"".join(rest)
-        assert DRAIN_S <= time.monotonic() - began < DRAIN_S + 1
+        assert DRAIN_S <= time.monotonic() - began < DRAIN_S + 5
         assert service.process.wait(10) == 0
     assert (refused.status_code, refused.json()["error"]["type"]) == (503, "service_unavailable")
     assert int(refused.headers["retry-after"]) >= 1

@@ -30,9 +30,8 @@ from gateway_app import (
     serving_scripted,
     token,
 )
-from scripted import CLOSE, HANG, LAST_CHUNK, REPEAT, Script, sse_head
+from scripted import ABORT_WITHIN_S, CLOSE, HANG, LAST_CHUNK, REPEAT, Script, sse_head
 
-ABORT_WITHIN_S = 0.1
 SLOTS = 4
 
 matrix = pytest.mark.parametrize(

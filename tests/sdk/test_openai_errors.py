@@ -26,7 +26,7 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMes
 from confide.config import Config, Engine, Limits, Model, Server
 from confide.upstream.channel import Timeouts
 from gateway_app import MODEL, ScriptedGateway, answering, event, serving_scripted, token
-from scripted import CLOSE, HANG, LAST_CHUNK, REPEAT, Script, response, sse_head
+from scripted import ABORT_WITHIN_S, CLOSE, HANG, LAST_CHUNK, REPEAT, Script, response, sse_head
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 BROKEN: Script = [sse_head(), token("half an ans"), CLOSE]
@@ -219,7 +219,7 @@ async def test_stream_that_its_reader_closes_is_aborted_in_the_engine(tmp_path: 
                 break
         left_at = asyncio.get_running_loop().time()
         await gateway.engine.left(1)
-        assert gateway.engine.departures[0].at - left_at < 0.1
+        assert gateway.engine.departures[0].at - left_at < ABORT_WITHIN_S
         assert await gateway.outcome(1) == "client_closed"
         assert gateway.slots.free == 4
 

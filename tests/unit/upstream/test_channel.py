@@ -31,6 +31,7 @@ from confide.upstream.channel import (
     UnixAddress,
 )
 from scripted import (
+    ABORT_WITHIN_S,
     CLOSE,
     HANG,
     LAST_CHUNK,
@@ -50,7 +51,6 @@ from scripted import (
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
 PATIENT = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
-ABORT_BUDGET_S = 0.1
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
@@ -592,7 +592,7 @@ async def test_each_limit_has_its_own_name_and_the_upstream_is_left(
         if isinstance(caught.value, Stalled):
             assert caught.value.phase == phase
             assert now() - began >= SHORT - 0.005
-            assert now() - began < 1
+            assert now() - began < LONG
             assert f"{phase}_s = 0.05" in caught.value.message
         await upstream.left(1)
 
@@ -653,7 +653,7 @@ async def test_a_caller_that_leaves_before_the_headers_is_seen_at_once(sent: Scr
         with pytest.raises(asyncio.CancelledError):
             await asking
         await upstream.left(1)
-        assert upstream.departures[0].at - left_at < ABORT_BUDGET_S
+        assert upstream.departures[0].at - left_at < ABORT_WITHIN_S
         assert (channel.live, channel.idle) == (0, 0)
 
 
@@ -679,7 +679,7 @@ async def test_a_caller_that_leaves_after_the_first_byte_is_seen_at_once(
         exchange.abort()
         exchange.abort()
         await upstream.left(1)
-        assert upstream.departures[0].at - left_at < ABORT_BUDGET_S
+        assert upstream.departures[0].at - left_at < ABORT_WITHIN_S
         assert (channel.live, channel.idle) == (0, 0)
         with pytest.raises(Cut, match="on this side"):
             await exchange.read()
@@ -692,7 +692,7 @@ async def test_abort_reaches_an_upstream_that_writes_faster_than_is_read() -> No
         left_at = now()
         exchange.abort()
         await upstream.left(1)
-        assert upstream.departures[0].at - left_at < ABORT_BUDGET_S
+        assert upstream.departures[0].at - left_at < ABORT_WITHIN_S
 
 
 async def test_abort_of_a_complete_exchange_changes_nothing() -> None:
@@ -761,7 +761,7 @@ async def test_a_thousand_requests_with_random_aborts_leave_nothing_open(tmp_pat
         await upstream.until_open(channel.idle)
         assert len(upstream.departures) > 100
         for departure in upstream.departures:
-            assert departure.at - left_at[upstream.requests[departure.request].body] < ABORT_BUDGET_S
+            assert departure.at - left_at[upstream.requests[departure.request].body] < ABORT_WITHIN_S
 
 
 async def test_close_ends_what_is_live_and_what_is_idle() -> None:
