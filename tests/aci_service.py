@@ -10,8 +10,6 @@ from aci_documents import session as session_document
 from confide.attester.base import Evidence
 from confide.attester.epochs import Epoch, KeysetEpochs
 from confide.attester.keys import ReceiptSigner, WorkloadKeys
-from confide.client.appraisal import Connection, ServiceVerification, verify_report
-from confide.client.policy import Policy
 from confide.client.receipts import Exchange
 from confide.evidence.result import Check
 from confide.protocol.canonical import canonical, digest_of
@@ -20,6 +18,8 @@ from confide.protocol.report import SourceProvenance, aci_report
 from confide.protocol.session import session_id
 from confide.protocol.statement import aci_report_data
 from confide.simulator.tdx import SimulatedTdxPlatform
+from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
+from confide.verifier.policy import Policy
 from proof_builders import NOW, SEED
 
 Document = dict[str, Any]

@@ -30,12 +30,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
 from confide.attester.simulated import SimulatedAttester
-from confide.client.policy import Policy
 from confide.protocol.canonical import canonical
 from confide.protocol.keyset import ED25519, Keyset, PublicKey, TlsKey
 from confide.protocol.receipt import Signs, new_receipt_id, signed_receipt
 from confide.protocol.report import SourceProvenance, aci_report
 from confide.protocol.statement import aci_report_data
+from confide.verifier.policy import Policy
 
 Document = dict[str, Any]
 

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 
 import confide
 from attested_service import API_KEY, MODEL, AttestedService
-from confide.client.policy import Policy
+from confide.verifier.policy import Policy
 
 PROMPT = "What is the answer? SECRET-PROMPT"
 

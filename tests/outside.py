@@ -18,12 +18,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from confide.client.appraisal import Connection, ServiceVerification, verify_report
-from confide.client.policy import Policy
 from confide.client.receipts import REQUIRED, Exchange, verify_receipt
 from confide.evidence.result import Status
 from confide.gateway.http import Protocol
 from confide.protocol.receipt import Receipt
+from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
+from confide.verifier.policy import Policy
 
 Address = tuple[str, int]
 

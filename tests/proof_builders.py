@@ -6,13 +6,13 @@ from hashlib import sha256
 from typing import Any
 
 from confide.attester.keys import LegacyKeys
-from confide.client.verifier import verify_answer
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification
 from confide.protocol.legacy_report import attestation, legacy_report
 from confide.protocol.signature import Algo, signature_text
 from confide.protocol.statement import legacy_report_data
 from confide.simulator.tdx import SimulatedTdxPlatform
+from confide.verifier.legacy import verify_answer
 
 NOW = 1_800_000_000
 SEED = b"\x21" * 32

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from confide.client.auditing import verify_bundle as verify_bundle
     from confide.client.http import AsyncClient as AsyncClient
     from confide.client.http import Client as Client
-    from confide.client.policy import Policy as Policy
     from confide.client.proof import Proof as Proof
     from confide.client.proof import proof as proof
     from confide.client.service import verify_service as verify_service
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from confide.evidence.result import Check as Check
     from confide.evidence.result import Verdict as Verdict
     from confide.evidence.result import Verification as Verification
+    from confide.verifier.policy import Policy as Policy
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ PUBLIC = {
     "Client": "confide.client.http",
     "ConfideError": "confide.errors",
     "ConfigError": "confide.errors",
-    "Policy": "confide.client.policy",
+    "Policy": "confide.verifier.policy",
     "Proof": "confide.client.proof",
     "Verdict": "confide.evidence.result",
     "Verification": "confide.evidence.result",

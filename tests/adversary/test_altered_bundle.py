@@ -19,9 +19,9 @@ from aci_documents import Way, removed, replaced, ways
 from attested_service import ANSWER, AttestedService, Document, Ed25519Signer, serving
 from callers import SYNC, SYNC_STREAM, Kind, asking
 from confide import VerificationError, verify_bundle
-from confide.client.policy import Policy
 from confide.evidence.result import Status
 from confide.protocol.canonical import canonical
+from confide.verifier.policy import Policy
 
 ANSWERED = ("answers", 0)
 REPORT: Way = ("service", "report")

@@ -14,8 +14,8 @@ import pytest
 from aci_documents import session as session_document
 from attested_service import ANSWER, AttestedService, Document, Reply, Seen, serving
 from callers import EVERY, Kind, asking, assert_refused
-from confide.client.policy import Serving
 from confide.protocol.canonical import canonical
+from confide.verifier.policy import Serving
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 from attested_service import ANSWER, AttestedService, Reply, Seen, serving
 from callers import EVERY, Kind, asking, assert_refused
 from confide import verify_service
-from confide.client.policy import LONGEST_KEYSET_S
 from confide.evidence.result import Status
 from confide.protocol.keyset import ED25519, PublicKey
+from confide.verifier.policy import LONGEST_KEYSET_S
 
 HOUR_S = 3600
 

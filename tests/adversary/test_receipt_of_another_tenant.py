@@ -17,8 +17,8 @@ import pytest
 import confide
 from attested_service import AttestedService
 from callers import refusal
-from confide.client.policy import Policy
 from confide.protocol.receipt import parse_receipt
+from confide.verifier.policy import Policy
 from gateway_app import ScriptedGateway, answering, bearer, chat, serving_scripted
 from man_in_the_middle import between
 

@@ -9,10 +9,10 @@ import json
 
 import pytest
 
-from confide.client.software import check_compose
 from confide.evidence.dstack import DstackEvidence, DstackResult, verify_dstack
 from confide.evidence.policy import DstackPolicy
 from confide.evidence.result import Status
+from confide.verifier.software import check_compose
 from dstack_builders import COMPOSE, COMPOSE_HASH, Document, boot_log, judged, quote_of, runtime
 
 ATTACKERS_HASH = bytes(32)

@@ -24,10 +24,10 @@ from openai.types.chat import ChatCompletionChunk
 from attested_service import ANSWER, API_KEY, MODEL, AttestedService, Reply, Seen, serving
 from cli.outcome import SIMULATED, run
 from confide.client.http import AsyncClient
-from confide.client.policy import Policy
 from confide.client.proxy import MAX_BODY_BYTES, TIMEOUTS_S, Proxy
 from confide.gateway.app import Gateway
 from confide.telemetry.logs import Log
+from confide.verifier.policy import Policy
 from gateway_app import answering, chat, listening, raw_connection, serving_scripted, token
 from running import home_with_weights, running
 from scripted import sse_head

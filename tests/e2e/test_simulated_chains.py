@@ -24,8 +24,6 @@ from confide.attester.dstack_agent import Endpoint, GuestAgent
 from confide.attester.own_collateral import OwnCollateral
 from confide.attester.tsm import TsmAttester
 from confide.attester.tsm_report import TsmReader
-from confide.client.appraisal import ServiceVerification
-from confide.client.policy import Policy
 from confide.client.service import verify_service
 from confide.config import Config, Model, Server
 from confide.errors import ConfigError
@@ -38,6 +36,8 @@ from confide.simulator.serving import serving, serving_tcp
 from confide.simulator.snp import SimulatedSnpPlatform
 from confide.simulator.tdx import QuoteForm, SimulatedTdxPlatform
 from confide.telemetry.logs import Log
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 from gateway_app import MODEL, answering, serving_scripted
 from running import CONFIDE, home_with_weights, running
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from aci_documents import Way
 from aci_service import AciService, appraised, exchange, simulated
 from aci_strategies import changes, edited_bytes
-from confide.client.appraisal import ServiceVerification
 from confide.client.auditing import audit
-from confide.client.policy import Policy
 from confide.client.receipts import REQUIRED, SESSION, verify_receipt
 from confide.errors import VerificationError
 from confide.evidence.result import Check, Status, Verdict
 from confide.protocol.bundle import AnswerProof, ServiceProof, parse_bundle, write_bundle
 from confide.protocol.canonical import DocumentError
 from confide.protocol.session import session_id
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 from proof_builders import NOW
 
 # Members that nothing binds: labels, and what the peer says about the software and the second hop.

@@ -13,10 +13,10 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 import confide
-from confide.client.appraisal import Connection, ServiceVerification, verify_report
 from confide.client.receipts import Exchange, verify_receipt
 from confide.config import Attester, Config, Model, Server
 from confide.evidence.result import Status, Verdict
+from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
 from gateway_app import MODEL, ScriptedGateway, answering, serving_scripted, token
 from scripted import Script, sse_head
 

@@ -11,13 +11,14 @@ import typer
 
 from confide.cli import results
 from confide.cli.trust import AsJson, At, BundleFile, Trust, trusting
-from confide.client import asking, party, verifier
+from confide.client import asking, party
 from confide.client.answer import Answer, Question
-from confide.client.policy import Policy
 from confide.client.sending import now_s
 from confide.errors import CannotTell, ConfigError, VerificationError
 from confide.evidence.result import Verification
 from confide.protocol.signature import Algo
+from confide.verifier import legacy
+from confide.verifier.policy import Policy
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 
@@ -108,7 +109,7 @@ def by_signature(
         on_text=screen.show_text,
     )
     screen.show(asked.verification, asked.answer.id)
-    verifier.require(asked.verification)
+    legacy.require(asked.verification)
     return asked.answer
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from confide import config
-from confide.client.policy import HARDWARE_ROOTS, LONGEST_KEYSET_S, Policy
 from confide.errors import ConfigError
 from confide.evidence.policy import TCB_STATUSES, DstackPolicy, GpuPolicy
+from confide.verifier.policy import HARDWARE_ROOTS, LONGEST_KEYSET_S, Policy
 
 LATEST_S = 253_402_300_799  # the last second of the year 9999, in Unix seconds
 DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -8,13 +8,13 @@ import typer
 from confide.cli import results
 from confide.cli.trust import AsJson, At, BundleFile, Trust, trusting
 from confide.client import party
-from confide.client.appraisal import CHANNEL
 from confide.client.asking import is_loopback, parse_base_url
 from confide.client.sending import now_s
 from confide.client.service import verify_service, write_bundle_of
 from confide.errors import ConfideError, VerificationError
 from confide.evidence.result import Status, Verification
 from confide.evidence.tdx import ROOT
+from confide.verifier.appraisal import CHANNEL
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Address of the service, such as https://HOST.")]
 

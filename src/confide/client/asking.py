@@ -1,7 +1,7 @@
 """Ask one question over HTTP and have the answer proven: by its receipt, or by the older request signature.
 
     prove  over a `confide.Client`, which decides what the receipt is worth (wire contract 9.3, 9.5)
-    ask    fetches signature and report; what they are worth is decided in `verifier` (wire contract 9.2)
+    ask    fetches signature and report; what they are worth is decided in `verifier/legacy.py` (wire contract 9.2)
 
 The bytes that count are kept exactly as they went out and came in. Everything that is read is bounded.
 """
@@ -22,16 +22,16 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from confide.client import verifier
 from confide.client.answer import Answer, Envelope, OnText, Problem, Question, Reading, unproven
 from confide.client.http import Client
-from confide.client.policy import Policy
 from confide.client.proof import Proof
 from confide.client.sending import cause, now_s
 from confide.errors import CannotTell, ConfideError, ConfigError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification, quoted
 from confide.protocol.signature import Algo
+from confide.verifier import legacy
+from confide.verifier.policy import Policy
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -249,9 +249,9 @@ def ask(
     answer = service.ask(question, on_text)
     signature = service.signature(answer.id, question.model, algo)
     nonce = secrets.token_bytes(32)
-    signer = verifier.claimed_signer(signature)
+    signer = legacy.claimed_signer(signature)
     report = service.report(nonce, question.model, algo, signer, is_tls=answer.spki_sha256 is not None)
-    verification = verifier.verify_answer(
+    verification = legacy.verify_answer(
         sent=answer.sent,
         received=answer.received,
         signature=signature,

@@ -8,10 +8,8 @@ from functools import partial
 
 import httpx2
 
-from confide.client.appraisal import ServiceVerification
 from confide.client.party import Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
 from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
-from confide.client.policy import Policy
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
     FETCH_PAUSE_S,
@@ -37,6 +35,8 @@ from confide.client.sending import (
 from confide.client.withholding import Body, Withholding
 from confide.errors import ConfideError, VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 
 
 class AsyncLine:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from confide.client.appraisal import Connection, ServiceVerification, verify_report
-from confide.client.policy import Policy
 from confide.client.proof import required_of
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import ConfigError, VerificationError
@@ -21,6 +19,8 @@ from confide.evidence.result import Check, Verification, failed, passed, quoted,
 from confide.protocol.bundle import MAX_BUNDLE_BYTES, AnswerProof, Bundle, ServiceProof, parse_bundle
 from confide.protocol.canonical import DocumentError, parse_document
 from confide.protocol.session import session_id
+from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
+from confide.verifier.policy import Policy
 
 BUNDLE, TIME = "bundle", "bundle-time"
 CLOCK_SKEW_S = 300

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx2
 
-from confide.client.appraisal import ServiceVerification
 from confide.client.async_transport import AsyncVerifyingTransport
-from confide.client.policy import Policy
 from confide.client.sending import connection_options, now_s
 from confide.client.transport import VerifyingTransport
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 
 
 class Client(httpx2.Client):

@@ -15,8 +15,6 @@ from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import quote
 
-from confide.client.appraisal import Connection, ServiceVerification, verify_report
-from confide.client.policy import Policy
 from confide.client.proof import Proof, answer_proof
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import CannotTell, ConfideError, VerificationError
@@ -24,6 +22,8 @@ from confide.evidence.result import Status, Verification, failed, quoted
 from confide.evidence.tdx import COLLATERAL
 from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
+from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
+from confide.verifier.policy import Policy
 
 REMEMBERED = 8  # keysets of one service
 TAKEN_MOST = 16_384  # receipts of one service that have proven an answer

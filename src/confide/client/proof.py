@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from confide.client.appraisal import ServiceVerification
-from confide.client.policy import Policy
 from confide.client.receipts import REQUIRED, SESSION, Exchange
 from confide.errors import ConfideError, ConfigError
 from confide.evidence.result import Check, Verification
 from confide.protocol.bundle import AnswerProof, ServiceProof, write_bundle
 from confide.protocol.receipt import Receipt
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 
 KEPT = 1024  # proofs that `confide.proof` finds, the newest
 KEPT_BYTES = 256 * 1024 * 1024  # of bodies and receipts in them

@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 
-from confide.client.appraisal import ServiceVerification
-from confide.client.policy import Policy
 from confide.evidence.result import Check, failed, passed, quoted, skipped
 from confide.protocol.canonical import DocumentError, digest_text
 from confide.protocol.receipt import FORWARDED, RECEIVED, RETURNED, Event, Receipt, parse_receipt, signature_fault
 from confide.protocol.session import Session, parse_session
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 
 SIGNED, ESTABLISHED, REQUEST, RESPONSE = (f"receipt-{number}" for number in range(1, 5))
 UPSTREAM, SESSION, NOTE = "upstream-1", "upstream-2", "receipt-note"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import httpx2
 
-from confide.client.appraisal import ServiceVerification
 from confide.client.asking import environment_proxy, parse_base_url
 from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
-from confide.client.policy import Policy
 from confide.client.proof import write_private
 from confide.client.sending import Destination, cause, document_request, now_s
 from confide.client.transport import Line, fetched
 from confide.errors import CannotTell
 from confide.protocol.bundle import write_bundle
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.policy import Policy
 
 
 def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], int] = now_s) -> ServiceVerification:

@@ -14,10 +14,10 @@ from aci_documents import removed, replaced
 from aci_service import LIFETIME_S, NONCE, RECEIVED, SPKI, URL, AciService, epoch_at, exchange, simulated
 from confide.client import auditing
 from confide.client.auditing import BundleVerification, verify_bundle
-from confide.client.policy import Policy
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.result import Status, Verdict
 from confide.protocol.bundle import AnswerProof, ServiceProof, write_bundle
+from confide.verifier.policy import Policy
 from proof_builders import NOW
 
 DAY_S = 86_400

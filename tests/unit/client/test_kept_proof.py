@@ -11,12 +11,13 @@ import pytest
 
 import confide
 from aci_service import CHAT_ID, RECEIPT_ID, RECEIVED, SENT, AciService, exchange
-from confide.client.policy import Policy
+from confide.client import proof as proofs
 from confide.client.proof import KEPT_PROOFS, KeptProofs, NoProof, Proof, answer_proof, write_private
 from confide.client.receipts import verify_receipt
 from confide.errors import ConfigError
 from confide.evidence.result import passed
 from confide.protocol.bundle import parse_bundle
+from confide.verifier.policy import Policy
 from proof_builders import NOW
 
 Trusting = Callable[..., Policy]
@@ -121,7 +122,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Proof:
     """A proof in the registry of this process."""
     proof = made(RECEIPT_ID, CHAT_ID)
     monkeypatch.setattr("confide.client.proof.KEPT_PROOFS", KeptProofs())
-    confide.client.proof.KEPT_PROOFS.keep(proof)
+    proofs.KEPT_PROOFS.keep(proof)
     return proof
 
 

@@ -21,7 +21,6 @@ from aci_service import (
     AciService,
     epoch_at,
 )
-from confide.client.appraisal import Connection
 from confide.client.party import (
     REMEMBERED,
     SESSIONS_MOST,
@@ -37,11 +36,12 @@ from confide.client.party import (
     shown,
     told,
 )
-from confide.client.policy import Policy
 from confide.client.proof import Proof
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.result import Check, Verdict, Verification, failed, passed, skipped
 from confide.protocol.session import session_id
+from confide.verifier.appraisal import Connection
+from confide.verifier.policy import Policy
 from proof_builders import NOW
 
 DRAWN = bytes(range(32))

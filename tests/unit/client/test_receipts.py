@@ -17,13 +17,13 @@ from aci_service import (
     exchange,
     named,
 )
-from confide.client.policy import Policy
 from confide.client.proof import required_of
 from confide.client.receipts import REQUIRED, SESSION, Exchange, verify_receipt
 from confide.evidence.result import Check, Status
 from confide.protocol.canonical import digest_of
 from confide.protocol.receipt import Receipt
 from confide.protocol.session import session_id
+from confide.verifier.policy import Policy
 from proof_builders import NOW
 
 ORDER = ["receipt-1", "receipt-2", "receipt-3", "receipt-4", "upstream-1", "upstream-2", "receipt-note"]

@@ -9,8 +9,6 @@ from hashlib import sha256
 
 import msgspec
 
-from confide.client.policy import Policy
-from confide.client.software import check_compose
 from confide.evidence.custody import verify_custody
 from confide.evidence.dstack import COMPOSE, COMPOSE_POLICY, EVENTS, MR_CONFIG, REPLAY, DstackEvidence, verify_dstack
 from confide.evidence.mr_config import MrConfigError, document_sha256, read_document
@@ -21,6 +19,8 @@ from confide.evidence.snp_dstack import HOST_DATA
 from confide.evidence.tdx import TdxResult, verify_tdx
 from confide.protocol.report import Report
 from confide.protocol.statement import aci_report_data
+from confide.verifier.policy import Policy
+from confide.verifier.software import check_compose
 
 TDX, SEV_SNP = "tdx", "sev_snp"
 PROVENANCE, CUSTODY = "id-4", "id-5"

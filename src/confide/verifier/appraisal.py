@@ -18,14 +18,14 @@ is good (4 and the policy say which it is), and, where 6 did not pass, that nobo
 from dataclasses import dataclass
 from hmac import compare_digest
 
-from confide.client.platform import CUSTODY, PROVENANCE, SEV_SNP, TDX, PlatformVerification, verify_platform
-from confide.client.policy import Attested, Policy
 from confide.evidence.osimage import OS_IMAGE
 from confide.evidence.result import Check, Status, TrustAnchor, Verification, failed, passed, quoted, skipped
 from confide.evidence.tdx import COLLATERAL, REPORT_DATA
 from confide.protocol.bundle import ServiceProof
 from confide.protocol.canonical import DocumentError
 from confide.protocol.report import Report, binds, parse_report
+from confide.verifier.platform import CUSTODY, PROVENANCE, SEV_SNP, TDX, PlatformVerification, verify_platform
+from confide.verifier.policy import Attested, Policy
 
 HARDWARE, BINDING, EXPIRY, CHANNEL = "id-1", "id-2", "id-3", "id-6"
 KINDS = {TDX: "a TDX quote", SEV_SNP: "an SEV-SNP report"}

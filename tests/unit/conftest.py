@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aci_service import AciService, simulated
-from confide.client.policy import Policy
 from confide.simulator.tdx import SimulatedTdxPlatform
+from confide.verifier.policy import Policy
 from proof_builders import NOW, SEED, Proof, build_proof
 
 

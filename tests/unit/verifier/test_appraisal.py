@@ -22,13 +22,13 @@ from aci_service import (
     named,
     simulated,
 )
-from confide.client.appraisal import Connection, ServiceVerification
-from confide.client.policy import Policy
 from confide.evidence.result import Status, Verdict
 from confide.protocol.keyset import TlsKey
 from confide.protocol.report import SourceProvenance
 from confide.simulator import measurements
 from confide.simulator.tdx import SIMULATED_ADVISORY
+from confide.verifier.appraisal import Connection, ServiceVerification
+from confide.verifier.policy import Policy
 from proof_builders import NOW
 
 ORDER = [

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from confide.client.software import app_compose, check_compose, compared, logged_compose_hash
 from confide.evidence.event_log import LogError, read_event_log
 from confide.evidence.quote import TdxQuote, parse_quote
 from confide.evidence.result import Check, Status
+from confide.verifier.software import app_compose, check_compose, compared, logged_compose_hash
 from dstack_builders import judged, replayed, runtime
 from proof_builders import Proof
 

@@ -26,7 +26,6 @@ from hmac import compare_digest
 
 import msgspec
 
-from confide.client.software import check_software
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.quote import QuoteError
@@ -42,6 +41,7 @@ from confide.evidence.tdx import (
 from confide.protocol.legacy_report import pick_attestation
 from confide.protocol.signature import Algo, split_text, unhex, verify_text
 from confide.protocol.statement import legacy_report_data
+from confide.verifier.software import check_software
 
 REQUEST_HASH, RESPONSE_HASH, SIGNATURE, SIGNER = "request-hash", "response-hash", "signature", "signer"
 NONCE, GPU, CHANNEL = "nonce", "gpu", "channel"

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from confide.client.verifier import REQUIRED, claimed_signer, require
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.policy import Anchors
 from confide.evidence.result import Check, Status, Verdict, Verification
 from confide.protocol.signature import Algo
 from confide.simulator.tdx import SimulatedTdxPlatform
+from confide.verifier.legacy import REQUIRED, claimed_signer, require
 from proof_builders import NONCE, NOW, Proof
 
 SPKI, OTHER_SPKI = b"\xaa" * 32, b"\xbb" * 32

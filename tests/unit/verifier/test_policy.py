@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from aci_service import PROVENANCE, AciService, epoch_at, simulated
-from confide.client import policy as policies
-from confide.client.policy import (
+from confide.errors import ConfigError
+from confide.evidence.policy import Anchors, Root
+from confide.evidence.result import Check, Status, TrustAnchor, failed, passed, skipped
+from confide.protocol.report import SourceProvenance, parse_report
+from confide.verifier import policy as policies
+from confide.verifier.policy import (
     AllOf,
     AnyOf,
     Attested,
@@ -21,10 +25,6 @@ from confide.client.policy import (
     Serving,
     Source,
 )
-from confide.errors import ConfigError
-from confide.evidence.policy import Anchors, Root
-from confide.evidence.result import Check, Status, TrustAnchor, failed, passed, skipped
-from confide.protocol.report import SourceProvenance, parse_report
 from proof_builders import NOW
 
 COMPOSE = "11" * 32

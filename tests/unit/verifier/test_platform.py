@@ -10,9 +10,6 @@ import pytest
 from coincurve import PrivateKey
 
 from aci_service import NONCE, AciService, appraised, named
-from confide.client.appraisal import ServiceVerification
-from confide.client.platform import concluded
-from confide.client.policy import Policy
 from confide.evidence.custody import ROLES
 from confide.evidence.policy import DstackPolicy, GpuPolicy, SnpPolicy
 from confide.evidence.result import Status, Verdict
@@ -20,6 +17,9 @@ from confide.protocol.statement import aci_report_data
 from confide.simulator import measurements
 from confide.simulator.gpu import gpu_payload
 from confide.simulator.kms import SimulatedKms
+from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.platform import concluded
+from confide.verifier.policy import Policy
 from gpu_builders import gpus
 from snp_builders import platform as snp_platform
 
