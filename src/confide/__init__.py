@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from confide.evidence.result import Check as Check
     from confide.evidence.result import Verdict as Verdict
     from confide.evidence.result import Verification as Verification
+    from confide.verifier.collateral import Collateral as Collateral
     from confide.verifier.policy import Policy as Policy
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ PUBLIC = {
     "CannotTell": "confide.errors",
     "Check": "confide.evidence.result",
     "Client": "confide.client.http",
+    "Collateral": "confide.verifier.collateral",
     "ConfideError": "confide.errors",
     "ConfigError": "confide.errors",
     "Policy": "confide.verifier.policy",

@@ -117,7 +117,7 @@ async def ask(scene: Scene, home: Path, attack: Attack, *arguments: str) -> Outc
     """The command, through the man in the middle. `home`: where the honest simulator's root is."""
     async with listening(cast("Gateway", ManInTheMiddle(scene, attack))) as url:
         proof = [] if "--signature" in arguments else ["--signature", "ecdsa"]
-        command = ["ask", QUESTION, "--json", "--base-url", url, *proof, *arguments]
+        command = ["ask", QUESTION, "--json", "--offline", "--base-url", url, *proof, *arguments]
         environ = {"CONFIDE_HOME": str(home), "CONFIDE_API_KEY": None}
         result = await asyncio.to_thread(CliRunner().invoke, app, command, env=environ)
     document = json.loads(result.stdout) if result.stdout else {}

@@ -404,7 +404,7 @@ async def test_without_collateral_nobody_can_tell(tmp_path: Path) -> None:
 
     with serving(tmp_path) as service:
         service.alter["report"] = stripped
-        asked = await ask(service.url, tmp_path, "--json")
+        asked = await ask(service.url, tmp_path, "--json", "--offline")
         assert service.prompts == []
     assert (asked.status, asked.document["verdict"], asked.document["ok"]) == (3, "PARTIAL", False)
     assert "collateral" in str(asked.error)

@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from confide.simulator.gpu import gpu_payload
+from confide.simulator.pccs import SimulatedPccs
+from confide.simulator.snp import SimulatedSnpPlatform
 from confide.simulator.tdx import SimulatedTdxPlatform
 from gpu_builders import NONCE, gpus
-from snp_builders import NOW, REPORT_DATA, platform
+from snp_builders import NOW, REPORT_DATA, SEED, platform
+from vendors import serving
 
 CONFIDE = Path(sys.executable).parent / "confide"
 TEE = Path(__file__).parents[2] / ".." / "shared" / "data" / "tee"
@@ -19,6 +23,12 @@ VECTORS = TEE / "quote-vectors.json"
 ROWS = json.loads(VECTORS.read_text())["vectors"] if VECTORS.exists() else []
 
 needs_samples = pytest.mark.skipif(not ROWS, reason="the shared TEE samples are not beside this checkout")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is kept here."""
+    monkeypatch.setenv("CONFIDE_HOME", str(tmp_path / "home"))
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -135,3 +145,39 @@ def test_what_is_no_evidence_and_what_cannot_be_read_say_what_to_name(tmp_path: 
     assert run("verify", tmp_path / "text", "--root", tmp_path / "text").returncode == 2
     assert run("verify", tmp_path / "text", "--nonce", "00").returncode == 2
     assert run("verify", tmp_path / "text", "--report-data", "zz" * 64).returncode == 2
+
+
+@pytest.mark.parametrize("kind", ["tdx", "snp"])
+def test_what_the_vendor_says_is_fetched_once_and_verifies_without_it(tmp_path: Path, kind: str) -> None:
+    now = int(time.time())
+    machine, chip = SimulatedTdxPlatform(SEED, now=now), SimulatedSnpPlatform(SEED, now=now)
+    piece, bundle, root = (tmp_path / name for name in ("piece.bin", "bundle.json", "root.pem"))
+    piece.write_bytes(machine.quote(bytes(64)) if kind == "tdx" else chip.report(bytes(64)))
+    root.write_text(machine.root_pem if kind == "tdx" else chip.root_pem)
+    assert judged(piece, "--root", root)["verdict"] == "fail"
+    with serving(SimulatedPccs(machine, now=now - 3600, snp=chip)) as vendors:
+        done = run("fetch", piece, "--out", bundle, "--pccs-url", vendors.url, "--kds-url", vendors.url)
+    assert (done.returncode, done.stdout) == (0, f"wrote {bundle}\n"), done.stderr
+    assert bundle.stat().st_mode & 0o777 == 0o600
+    document = judged(piece, "--root", root, "--collateral", bundle)
+    assert document["verdict"] == "pass"
+    if kind == "snp":
+        assert {"name": "snp.crl", "status": "pass"}.items() <= next(
+            check.items() for check in document["checks"] if check["name"] == "snp.crl"
+        )
+    again = run("fetch", piece, "--out", bundle, "--pccs-url", vendors.url, "--kds-url", vendors.url)
+    assert again.returncode == 0  # nobody is there any more, and it was kept
+    other = tmp_path / "other.bin"
+    seed = b"\x77" * 32
+    one = SimulatedTdxPlatform(seed, now=now).quote(bytes(64)) if kind == "tdx" else b""
+    other.write_bytes(one or SimulatedSnpPlatform(seed, now=now).report(bytes(64)))
+    refused = run("verify", other, "--root", root, "--collateral", bundle)
+    assert refused.returncode == 3
+    assert "not kept on this machine" in refused.stderr
+
+
+def test_gpu_evidence_needs_no_collateral(tmp_path: Path) -> None:
+    (tmp_path / "gpus.json").write_text(gpu_payload(gpus(), NONCE))
+    refused = run("fetch", tmp_path / "gpus.json", "--out", tmp_path / "bundle.json")
+    assert refused.returncode == 2
+    assert "certificates come along" in refused.stderr

@@ -8,18 +8,28 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from attested_service import Reply, Seen, serving
 from cli.outcome import SIMULATED, Outcome, run
+from confide.attester.seed import load_seed
 from confide.protocol.bundle import parse_bundle
+from confide.simulator.gpu import gpu_payload
+from confide.simulator.nras import NrasFault, SimulatedNras
+from confide.simulator.pccs import SimulatedPccs
+from confide.simulator.tdx import SimulatedTdxPlatform
 from gateway_app import ScriptedGateway, answering, serving_scripted
+from gpu_builders import SEED as GPU_SEED
+from gpu_builders import gpus
 from running import home_with_weights, running
 from scripted import ScriptedUpstream, response
 from tls_files import self_signed
+from vendors import Vendors
+from vendors import serving as listening_vendors
 
 CONFIDE = Path(sys.executable).parent / "confide"
 ON_PLAIN_HTTP = ("--allow-simulated", "--no-require-channel")
@@ -168,7 +178,7 @@ async def test_without_collateral_nobody_can_tell(tmp_path: Path) -> None:
 
     with serving(tmp_path) as service:
         service.alter["report"] = stripped
-        refused = await verify(service.url, tmp_path, *ON_PLAIN_HTTP, "--json")
+        refused = await verify(service.url, tmp_path, *ON_PLAIN_HTTP, "--json", "--offline")
     assert (refused.status, refused.document["verdict"]) == (3, "PARTIAL")
     assert "collateral" in str(refused.error)
 
@@ -287,3 +297,82 @@ async def test_a_proxy_that_the_environment_names_is_used_but_not_to_this_machin
         assert (await verify("http://127.0.0.1:1", tmp_path, **environ, no_proxy="")).status == 3
         assert (await verify("http://confide.invalid", tmp_path, **environ, no_proxy="confide.invalid")).status == 3
         assert len(named.requests) == 1
+
+
+# What a service does not send along
+
+
+def without_collateral(reply: Reply, _: Seen) -> Reply:
+    report = reply.document
+    del report["attestation"]["evidence"]["collateral"]
+    return reply.holding(report)
+
+
+@contextmanager
+def vendors_of(home: Path) -> Iterator[Vendors]:
+    """The services of the vendors of the simulated TEE under `home`, and of simulated GPUs."""
+    now = int(time.time())
+    platform = SimulatedTdxPlatform(load_seed(home / "simulator"), now=now)
+    with listening_vendors(SimulatedPccs(platform, now=now - 3600, nras=SimulatedNras(GPU_SEED))) as vendors:
+        yield vendors
+
+
+def asked_at(vendors: Vendors) -> tuple[str, ...]:
+    return ("--pccs-url", vendors.url, "--kds-url", vendors.url, "--nras-url", vendors.url)
+
+
+async def test_what_a_service_does_not_send_is_asked_of_the_vendor_kept_and_carried_in_the_bundle(
+    tmp_path: Path,
+) -> None:
+    bundle = tmp_path / "bundle.json"
+    with serving(tmp_path) as service, vendors_of(tmp_path) as vendors:
+        service.alter["report"] = without_collateral
+        fetched = await verify(service.url, tmp_path, *ON_PLAIN_HTTP, *asked_at(vendors), "--bundle", str(bundle))
+        assert (fetched.status, len(vendors.asked)) == (0, 4), fetched.error
+        kept = await verify(service.url, tmp_path, *ON_PLAIN_HTTP, *asked_at(vendors), "--offline")
+        assert (kept.status, len(vendors.asked)) == (0, 4), kept.error
+    audited = await run("audit", str(bundle), *ON_PLAIN_HTTP, home=tmp_path)
+    assert audited.status == 0, audited.error
+    carried = parse_bundle(bundle.read_bytes()).service.collateral
+    assert carried is not None
+    (tmp_path / "collateral.json").write_text(carried)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    root = ("--trust-root", str(tmp_path / "simulator" / "root.pem"), "--no-require-channel")
+    with serving(tmp_path) as service:
+        service.alter["report"] = without_collateral
+        file = ("--collateral", str(tmp_path / "collateral.json"))
+        verified = await verify(service.url, elsewhere, *root, *file, "--offline")
+        assert verified.status == 0, verified.error
+        refused = await verify(service.url, elsewhere, *root, "--offline")
+        assert refused.status == 3
+        assert "offline it cannot be fetched" in str(refused.error)
+
+
+async def test_the_verdict_of_nvidias_service_is_asked_for_where_it_is_demanded(tmp_path: Path) -> None:
+    def with_gpus(reply: Reply, seen: Seen) -> Reply:
+        report = reply.document
+        assert seen.nonce is not None
+        report["attestation"]["evidence"]["nvidia_payload"] = gpu_payload(gpus(2), bytes.fromhex(seen.nonce))
+        return reply.holding(report)
+
+    gpu_root, bundle, jwks = (tmp_path / name for name in ("gpu-root.pem", "bundle.json", "jwks.json"))
+    gpu_root.write_text(gpus()[0].root_pem)
+    jwks.write_bytes(SimulatedNras(GPU_SEED).jwks())
+    demands = (*ON_PLAIN_HTTP, "--trust-root", str(gpu_root), "--require-gpus", "2", "--require-nras")
+    with serving(tmp_path) as service, vendors_of(tmp_path) as vendors:
+        vendors.services.now = int(time.time())
+        service.alter["report"] = with_gpus
+        verified = await verify(service.url, tmp_path, *demands, *asked_at(vendors), "--bundle", str(bundle))
+        assert verified.status == 0, verified.error
+        assert verified.status_of("nras.claims") == "pass"
+        assert vendors.asked == ["/v3/attest/gpu", "/.well-known/jwks.json"]
+        unasked = await verify(service.url, tmp_path, *demands, "--offline")
+        assert unasked.status == 3
+        vendors.services.nras = SimulatedNras(GPU_SEED, fault=NrasFault.DEBUG)
+        refused = await verify(service.url, tmp_path, *demands, *asked_at(vendors))
+        assert (refused.status, refused.check) == (1, "nras.claims")
+    alone = await run("audit", str(bundle), *demands, home=tmp_path)
+    assert alone.status == 3  # keys are an anchor, and do not travel
+    audited = await run("audit", str(bundle), *demands, "--nras-jwks", str(jwks), home=tmp_path)
+    assert (audited.status, audited.status_of("nras.signature")) == (0, "pass"), audited.error

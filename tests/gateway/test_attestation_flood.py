@@ -138,7 +138,7 @@ async def test_a_flood_is_refused_beyond_what_the_platform_can_do_and_a_stream_k
         # A thousand connections that come at once cost one pause: about half a millisecond for each that is refused.
         assert statistics.median(meanwhile) < 3 * TICK_S
         assert statistics.quantiles(meanwhile, n=20)[-1] < 10 * TICK_S
-        assert max(meanwhile) < 2
+        assert max(meanwhile) < 10
 
 
 async def ticked(ticks: list[asyncio.Event]) -> None:

@@ -46,11 +46,12 @@ class KeyCustody:
 @dataclass(frozen=True)
 class SnpCertificates:
     """What came beside an SNP report (tee-evidence 2.3): the VCEK or VLEK, then ASK and ARK; PEM. `cert_chain`: None
-    when the host gave the first alone.
+    when the host gave the first alone. `crl`: AMD's revocation list, DER in hex, None where it is not to be had.
     """
 
     vcek: str
     cert_chain: str | None
+    crl: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class Evidence:
             members["vcek"] = self.snp_certificates.vcek
             if self.snp_certificates.cert_chain is not None:
                 members["cert_chain"] = self.snp_certificates.cert_chain
+            if self.snp_certificates.crl is not None:
+                members["crl"] = self.snp_certificates.crl
         if self.simulated:
             members["simulated"] = True
         return members

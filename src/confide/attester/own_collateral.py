@@ -19,13 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import httpx2
-
 from confide import config
 from confide.attester.base import SnpCertificates
 from confide.collateral.cache import FileCache
-from confide.collateral.fetch import LOOPBACK, Fetcher, Unavailable
-from confide.collateral.kds import AMD_KDS, SnpCollateralSource, chip_of
+from confide.collateral.fetch import Unavailable, fetcher_for
+from confide.collateral.kds import AMD_KDS, SnpCollateralSource, chip_of, crl_window
 from confide.collateral.pcs import Pcs, TdxCollateralSource
 from confide.collateral.supply import Malformed
 from confide.collateral.tdx import platform_of
@@ -141,6 +139,7 @@ class OwnCollateral:
         self._log = log
         self._quotes: Keeper[dict[str, str]] = Keeper("tdx", now=now, wait_s=wait_s)
         self._reports: Keeper[SnpCertificates] = Keeper("snp", now=now, wait_s=wait_s)
+        self._lists: Keeper[str] = Keeper("snp-crl", now=now, wait_s=wait_s)
 
     async def for_quote(self, quote: bytes) -> dict[str, str] | None:
         """DCAP collateral of the platform that made this TDX quote; None where there is none to be had now."""
@@ -171,6 +170,22 @@ class OwnCollateral:
 
         return await self._reports.get(str(chip), ask)
 
+    async def revoked_for(self, report: bytes) -> str | None:
+        """AMD's revocation list for the product of this SNP report, DER in hex; None where there is none to be had."""
+        try:
+            parsed = parse_snp_report(report)
+        except SnpReportError:
+            return None
+        product = parsed.cpuid.product if parsed.cpuid else None
+        if product is None:
+            return None
+
+        def ask() -> tuple[str, int]:
+            found = self._amd.crl(product, now=self._now())
+            return found, crl_window(found)[1]
+
+        return await self._lists.get(product, ask)
+
     @cached_property
     def _intel(self) -> TdxCollateralSource:
         return TdxCollateralSource(fetcher_for(self._pcs.base), self._cache, pcs=self._pcs, failed=self._failed)
@@ -182,12 +197,6 @@ class OwnCollateral:
     def _failed(self, error: Unavailable, is_kept: bool) -> None:
         """One line for each fetch that failed. The reason is for who asked by hand: it names hosts and platforms."""
         self._log.write("collateral", outcome="kept" if is_kept else "none", error=type(error).__name__)
-
-
-def fetcher_for(base: str) -> Fetcher:
-    """Over a client that keeps no connection between two days. Nothing on this machine is behind a proxy."""
-    limits = httpx2.Limits(max_keepalive_connections=0)
-    return Fetcher(httpx2.Client(trust_env=httpx2.URL(base).host not in LOOPBACK, limits=limits))
 
 
 def own_collateral(settings: config.Attester, home: Path, *, now: Callable[[], int], log: Log) -> OwnCollateral | None:

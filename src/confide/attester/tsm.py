@@ -4,8 +4,10 @@ There is no key management service here. The keys are drawn when the attester op
 alone, and end with the process: a restart makes a new keyset.
 """
 
+import asyncio
 import base64
 import os
+from dataclasses import replace
 from typing import Self
 
 from confide.attester.base import Evidence, SnpCertificates
@@ -110,16 +112,24 @@ class TsmAttester:
         return await self._collateral.for_quote(report.outblob)
 
     async def _certificates(self, report: TsmReport) -> SnpCertificates | None:
-        """Those that the host gave; AMD is asked only where it gave none."""
+        """Those that the host gave, AMD's where it gave none, and what AMD revoked."""
         if self._provider != SNP:
             return None
         given = snp_certificates(report.auxblob)
-        if given is not None or self._collateral is None:
+        if self._collateral is None:
             return given
-        return await self._collateral.for_report(report.outblob)
+        found, crl = await asyncio.gather(
+            given_or(given, self._collateral, report.outblob), self._collateral.revoked_for(report.outblob)
+        )
+        return None if found is None else replace(found, crl=crl)
 
     def _report(self, report_data: bytes) -> TsmReport:
         return self._reader.report(report_data, provider=self._provider)
+
+
+async def given_or(given: SnpCertificates | None, amd: OwnCollateral, report: bytes) -> SnpCertificates | None:
+    """The host's certificates, or those that AMD has for the chip that made the report."""
+    return given or await amd.for_report(report)
 
 
 def snp_certificates(table: bytes) -> SnpCertificates | None:

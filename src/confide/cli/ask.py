@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from confide.cli import results
-from confide.cli.trust import AsJson, At, BundleFile, Trust, trusting
+from confide.cli.trust import AsJson, At, BundleFile, OnlineTrust, Trust, trusting
 from confide.client import asking, party
 from confide.client.answer import Answer, Question
 from confide.client.sending import now_s
@@ -18,6 +18,7 @@ from confide.errors import CannotTell, ConfigError, VerificationError
 from confide.evidence.result import Verification
 from confide.protocol.signature import Algo
 from confide.verifier import legacy
+from confide.verifier.collateral import Collateral
 from confide.verifier.policy import Policy
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
@@ -29,7 +30,7 @@ CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(cod
 @trusting
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question.")],
-    trust: Trust,
+    trust: OnlineTrust,
     base_url: Annotated[
         str, typer.Option("--base-url", envvar="CONFIDE_BASE_URL", help="Address of the service.")
     ] = DEFAULT_BASE_URL,
@@ -57,10 +58,12 @@ def ask(
     if asking.is_loopback(url):
         trust = trust.on_this_machine(is_plain=url.scheme == "http")
     check_combination(trust, signature, bundle, bodies)
-    policy, screen = trust.policy(), Screen(as_json, trust.pinned)
+    policy, collateral, screen = trust.policy(), trust.sources(), Screen(as_json, trust.pinned)
     now = now_s if at is None else lambda: at
     verifying = policy if signature is None else None
-    with asking.connected(url, api_key, policy=verifying, now=now, keep_bodies=bodies) as service:
+    with asking.connected(
+        url, api_key, policy=verifying, now=now, keep_bodies=bodies, collateral=collateral
+    ) as service:
 
         def question() -> Question:
             return Question(prompt, model or service.first_model(), stream, max_tokens)
@@ -68,7 +71,7 @@ def ask(
         if signature is None:
             answer = by_receipt(service, question, screen, bundle, now)
         else:
-            answer = by_signature(service, question, screen, policy, signature, now)
+            answer = by_signature(service, question, screen, policy, signature, now, collateral)
     if answer.broken is not None:
         raise CannotTell(f"the answer broke off: {answer.broken}", remedy="Ask again.")
 
@@ -97,6 +100,7 @@ def by_signature(
     policy: Policy,
     algo: Algo,
     now: Callable[[], int],
+    collateral: Collateral,
 ) -> Answer:
     """The answer, proven by the older request signature and shown. Raises VerificationError, CannotTell."""
     asked = asking.ask(
@@ -107,6 +111,7 @@ def by_signature(
         policy=policy.tdx,
         now=now,
         on_text=screen.show_text,
+        collateral=collateral,
     )
     screen.show(asked.verification, asked.answer.id)
     legacy.require(asked.verification)

@@ -31,7 +31,7 @@ def audit(
     """
     policy = trust.policy()
     try:
-        verified = verify_bundle(bundle, policy, at=at)
+        verified = verify_bundle(bundle, policy, at=at, collateral=trust.files())
     except VerificationError as failure:  # it is no bundle
         unread = party.shown(failure, now_s())
         if as_json:

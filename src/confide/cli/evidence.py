@@ -1,4 +1,4 @@
-"""`confide evidence`: one quote, report or GPU payload by itself, without any service and without a network."""
+"""`confide evidence`: one quote, report or GPU payload by itself, without any service. Only `fetch` needs a network."""
 
 import time
 from pathlib import Path
@@ -10,13 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from confide.cli import results
-from confide.cli.trust import AsJson, At, same_status
+from confide.cli.trust import AsJson, At, KdsUrl, PccsUrl, in_a_directory, same_status
+from confide.client.proof import write_private
+from confide.collateral.bundle import read_bundle
+from confide.collateral.kds import AMD_KDS
+from confide.collateral.pcs import INTEL_PCS
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.piece import MAX_PIECE_BYTES, Piece, PieceError, describe, recognise, root_der, verify_piece
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.result import Status, Verification, failed
+from confide.protocol.report import Evidence
+from confide.verifier.collateral import Collateral, HeldCollateral, Supplied
 
-app = typer.Typer(help="Inspect and verify one piece of TEE evidence, offline.", no_args_is_help=True)
+app = typer.Typer(
+    help="Inspect and verify one piece of TEE evidence, offline; fetch what that takes.", no_args_is_help=True
+)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Raw bytes, hex, a dstack GetQuote answer, a GPU payload.")]
 HEX_DIGITS = "0123456789abcdefABCDEF"
@@ -50,7 +58,9 @@ def verify(
     collateral: Annotated[
         Path | None,
         typer.Option(
-            "--collateral", metavar="F", help="DCAP collateral (JSON) of a quote; certificates (PEM) of a report."
+            "--collateral",
+            metavar="F",
+            help="DCAP collateral (JSON) of a quote; certificates (PEM) of a report; a collateral bundle.",
         ),
     ] = None,
     root: Annotated[
@@ -87,9 +97,12 @@ def verify(
     content, given = read(file), None if collateral is None else read(collateral)
     now = int(time.time()) if at is None else at
     try:
+        piece = recognise(content)
+        given, crl = (given, None) if given is None or not is_bundle(given) else unpacked(given, piece, now)
         result = verify_piece(
-            recognise(content),
+            piece,
             collateral=given,
+            crl=crl,
             anchors=anchors,
             now=now,
             tdx=TdxPolicy(accepted_tcb=frozenset({"UpToDate", *(accept_tcb or ())})),
@@ -105,6 +118,57 @@ def verify(
     else:
         results.show(result)
     require_piece(result)
+
+
+@app.command()
+def fetch(
+    file: File,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="F", callback=in_a_directory, help="Where to write the collateral bundle.")
+    ],
+    pccs_url: PccsUrl = INTEL_PCS,
+    kds_url: KdsUrl = AMD_KDS,
+) -> None:
+    """Ask the vendors for what verifies a quote or a report, and write it to a file that needs no network later.
+
+    For `--collateral` of `confide evidence verify`, `confide verify` and `confide audit`. Exit status: 0 it is written,
+    3 it is not to be had.
+    """
+    try:
+        piece = piece_in(file)
+    except PieceError as error:
+        raise unreadable(file, error) from error
+    source, now = Collateral(pccs_url=pccs_url, kds_url=kds_url), int(time.time())
+    if piece.kind == "nvidia":
+        raise ConfigError(
+            "GPU evidence needs no collateral: its certificates come along", remedy="Name a quote or a report."
+        )
+    if piece.kind == "tdx":
+        supplied = Supplied(tdx=source.for_quote(piece.raw, now))
+    else:
+        supplied = Supplied(snp=source.for_report(piece.raw, now, Evidence()))
+    text = supplied.bundle_text(created_at=now)
+    assert text is not None
+    write_private(out, text.encode())
+    print(f"wrote {out}")
+
+
+def is_bundle(content: bytes) -> bool:
+    """Whether a file is a collateral bundle, rather than the collateral of one platform in its vendor's form."""
+    return content.lstrip()[:1] == b"{" and b'"version"' in content and b'"created_at"' in content
+
+
+def unpacked(content: bytes, piece: Piece, now: int) -> tuple[bytes | None, bytes | None]:
+    """What a bundle has for this piece: collateral or certificates, and a revocation list. Raises ConfigError, and
+    CannotTell for a bundle that is of other platforms.
+    """
+    held = HeldCollateral((read_bundle(content),))
+    if piece.kind == "tdx":
+        return held.for_quote(piece.raw, now).text.encode(), None
+    if piece.kind == "snp":
+        found = held.for_report(piece.raw, now, Evidence())
+        return (found.vcek + found.cert_chain).encode(), found.crl_der
+    return None, None
 
 
 def require_piece(result: Verification) -> None:

@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 
 from confide.cli import results
-from confide.cli.trust import Trust, trusting
+from confide.cli.trust import OnlineTrust, Trust, trusting
 from confide.client import party
 from confide.client.asking import environment_proxy, parse_api_key, parse_base_url
 from confide.client.http import AsyncClient
@@ -30,7 +30,7 @@ GRACE_S = 5  # for answers that are being passed on when the proxy is told to en
 @trusting
 def proxy(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the service, such as https://HOST.")],
-    trust: Trust,
+    trust: OnlineTrust,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8081,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; other than loopback needs --expose.")
@@ -56,7 +56,7 @@ def proxy(
     check_exposure(host, expose)
     if expose and api_key is not None:
         print("CONFIDE_API_KEY is not used: others could use it through this proxy.", file=sys.stderr)
-    client = AsyncClient(policy, proxy=environment_proxy(root), timeout=TIMEOUTS_S)
+    client = AsyncClient(policy, collateral=trust.sources(), proxy=environment_proxy(root), timeout=TIMEOUTS_S)
     application = Proxy(client, root, api_key=None if expose else api_key, is_exposed=expose, log=Log())
     with bound_socket(host, port) as listener:
         uvloop.run(serve(application, client, listener, root, trust))

@@ -6,13 +6,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
 from confide import config
+from confide.collateral.kds import AMD_KDS
+from confide.collateral.nras import NVIDIA_NRAS
+from confide.collateral.pcs import INTEL_PCS
 from confide.errors import ConfigError
-from confide.evidence.policy import TCB_STATUSES, DstackPolicy, GpuPolicy
+from confide.evidence.policy import TCB_STATUSES, DstackPolicy, GpuPolicy, SnpPolicy
+from confide.verifier.collateral import Collateral
 from confide.verifier.policy import HARDWARE_ROOTS, LONGEST_KEYSET_S, Policy
 
 LATEST_S = 253_402_300_799  # the last second of the year 9999, in Unix seconds
@@ -24,6 +28,12 @@ At = Annotated[
     typer.Option("--at", metavar="UNIX", min=0, max=LATEST_S, help="Verify as of this Unix time; default: now."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+PccsUrl = Annotated[
+    str, typer.Option("--pccs-url", metavar="URL", help="Intel's provisioning service, or a cache of it.")
+]
+KdsUrl = Annotated[str, typer.Option("--kds-url", metavar="URL", help="AMD's key distribution service.")]
 
 
 def same_digest(text: str) -> str:
@@ -111,6 +121,26 @@ class Trust:
         int,
         typer.Option(metavar="N", min=0, max=1024, help="Demand evidence of this many NVIDIA GPUs; default: none."),
     ] = 0
+    require_nras: Annotated[
+        bool, typer.Option("--require-nras", help="Demand the verdict of NVIDIA's remote service on the GPUs.")
+    ] = False
+    require_crl: Annotated[
+        bool, typer.Option("--require-crl", help="Demand AMD's revocation list for an SEV-SNP platform.")
+    ] = False
+    collateral: Annotated[
+        Path | None,
+        typer.Option(
+            "--collateral",
+            metavar="FILE",
+            help="What the vendors say of the platform, where the service does not send it along.",
+        ),
+    ] = None
+    nras_jwks: Annotated[
+        Path | None,
+        typer.Option(
+            "--nras-jwks", metavar="FILE", help="The key set of NVIDIA's remote service, as you fetched it from there."
+        ),
+    ] = None
     max_keyset_age: Annotated[
         int | None,
         typer.Option(metavar="SECONDS", min=1, help="Accept only a keyset that expires this soon; default: a year."),
@@ -121,7 +151,7 @@ class Trust:
         """The roots of simulators that count. Raises ConfigError."""
         return (*(self.trust_root or ()), *(local_roots() if self.allow_simulated else ()))
 
-    def on_this_machine(self, *, is_plain: bool) -> "Trust":
+    def on_this_machine(self, *, is_plain: bool) -> Self:
         """The same for a service on a loopback address: the simulator of this machine counts unless another root was
         named, and plain HTTP, which never leaves the machine, will do.
         """
@@ -137,8 +167,38 @@ class Trust:
             claims=self.claim or (),
             compose_hashes=self.compose_hash or (),
             max_keyset_age_s=LONGEST_KEYSET_S if self.max_keyset_age is None else self.max_keyset_age,
-            gpu=GpuPolicy(required_gpus=self.require_gpus),
+            snp=SnpPolicy(require_crl=self.require_crl),
+            gpu=GpuPolicy(required_gpus=self.require_gpus, require_nras=self.require_nras),
             dstack=DstackPolicy(kms_roots=frozenset(self.kms_root or ())),
+        )
+
+    def files(self) -> Collateral:
+        """The files that have what a report lacks, and nobody to ask. Raises ConfigError."""
+        return Collateral(offline=True, file=self.collateral, nras_jwks=self.nras_jwks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineTrust(Trust):
+    """Besides, whom to ask for what a service does not send along."""
+
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask nobody but the service itself, whatever it does not send along.")
+    ] = False
+    pccs_url: PccsUrl = INTEL_PCS
+    kds_url: KdsUrl = AMD_KDS
+    nras_url: Annotated[str, typer.Option("--nras-url", metavar="URL", help="NVIDIA's remote attestation service.")] = (
+        NVIDIA_NRAS
+    )
+
+    def sources(self) -> Collateral:
+        """Where to get what a report lacks. Raises ConfigError."""
+        return Collateral(
+            offline=self.offline,
+            file=self.collateral,
+            nras_jwks=self.nras_jwks,
+            pccs_url=self.pccs_url,
+            kds_url=self.kds_url,
+            nras_url=self.nras_url,
         )
 
 
@@ -162,14 +222,15 @@ def local_roots() -> list[Path]:
 
 
 def trusting(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of Trust in its signature, which reach it as its argument `trust`."""
-    own = [each for each in inspect.signature(command).parameters.values() if each.name != "trust"]
-    named = inspect.signature(Trust).parameters
+    """The command with the options of Trust, or of the kind of it that its argument `trust` is, in its signature."""
+    parameters = inspect.signature(command).parameters
+    own, kind = [each for each in parameters.values() if each.name != "trust"], parameters["trust"].annotation
+    named = inspect.signature(kind).parameters
 
     @functools.wraps(command)
     def called(**given: Any) -> None:
         chosen = {name: given.pop(name) for name in named}
-        command(**given, trust=Trust(**chosen))
+        command(**given, trust=kind(**chosen))
 
     options = [*own, *named.values()]
     called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what inspect.signature looks at first

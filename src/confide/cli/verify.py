@@ -6,7 +6,7 @@ import httpx2
 import typer
 
 from confide.cli import results
-from confide.cli.trust import AsJson, At, BundleFile, Trust, trusting
+from confide.cli.trust import AsJson, At, BundleFile, OnlineTrust, trusting
 from confide.client import party
 from confide.client.asking import is_loopback, parse_base_url
 from confide.client.sending import now_s
@@ -22,7 +22,7 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Address of the service,
 @trusting
 def verify(
     url: Url,
-    trust: Trust,
+    trust: OnlineTrust,
     bundle: BundleFile = None,
     at: At = None,
     as_json: AsJson = False,
@@ -32,7 +32,7 @@ def verify(
     Nothing else is asked of it. Exit status: 0 verified, 1 not, 3 could not find out.
     """
     address = parse_base_url(url)
-    verified = verify_service(url, trust.policy(), now=now_s if at is None else lambda: at)
+    verified = verify_service(url, trust.policy(), now=now_s if at is None else lambda: at, collateral=trust.sources())
     written = None if bundle is None else write_bundle_of(verified, bundle)
     if as_json:
         results.print_json(results.document(verified))

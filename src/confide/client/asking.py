@@ -26,11 +26,13 @@ from confide.client.answer import Answer, Envelope, OnText, Problem, Question, R
 from confide.client.http import Client
 from confide.client.proof import Proof
 from confide.client.sending import cause, now_s
+from confide.collateral.tdx import TdxCollateral
 from confide.errors import CannotTell, ConfideError, ConfigError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification, quoted
 from confide.protocol.signature import Algo
 from confide.verifier import legacy
+from confide.verifier.collateral import HeldCollateral
 from confide.verifier.policy import Policy
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -121,10 +123,12 @@ def connected(
     policy: Policy | None = None,
     now: Callable[[], int] = now_s,
     keep_bodies: bool = False,
+    collateral: HeldCollateral | None = None,
 ) -> Iterator["Service"]:
     """A service to ask, over the proxies that the environment names unless it is on this machine.
 
-    `policy`: ask through a client that verifies by it, see `confide.Client`; None: through one that does not.
+    `policy`: ask through a client that verifies by it, see `confide.Client` (also for `collateral`); None: through one
+    that does not.
     """
     headers = {"Accept-Encoding": "identity", "User-Agent": "confide"}
     if api_key is not None:
@@ -133,7 +137,9 @@ def connected(
     try:
         if policy is not None:
             proxy = environment_proxy(base_url)
-            http: httpx2.Client = Client(policy, keep_bodies=keep_bodies, now=now, proxy=proxy, **options)
+            http: httpx2.Client = Client(
+                policy, keep_bodies=keep_bodies, now=now, collateral=collateral, proxy=proxy, **options
+            )
         else:
             http = httpx2.Client(**options, transport=httpx2.HTTPTransport() if is_loopback(base_url) else None)
     except (OSError, ValueError, httpx2.InvalidURL) as error:  # the environment's certificates and proxies
@@ -241,8 +247,10 @@ def ask(
     policy: TdxPolicy,
     now: Callable[[], int],
     on_text: OnText,
+    collateral: HeldCollateral,
 ) -> Asked:
     """Ask, then check the answer (wire contract 9.2). `now`: Unix seconds, read once, after the report came.
+    `collateral`: where to get what the report lacks.
 
     The nonce is drawn after the answer is there: the report then proves that the key lives in the TEE now.
     """
@@ -251,6 +259,7 @@ def ask(
     nonce = secrets.token_bytes(32)
     signer = legacy.claimed_signer(signature)
     report = service.report(nonce, question.model, algo, signer, is_tls=answer.spki_sha256 is not None)
+    moment = now()
     verification = legacy.verify_answer(
         sent=answer.sent,
         received=answer.received,
@@ -260,10 +269,18 @@ def ask(
         nonce=nonce,
         anchors=anchors,
         policy=policy,
-        now=now(),
+        now=moment,
         spki_sha256=answer.spki_sha256,
+        collateral=collateral_for(legacy.bare_quote(signature, report), collateral, moment),
     )
     return Asked(answer, verification)
+
+
+def collateral_for(quote: bytes | None, source: HeldCollateral, now: int) -> TdxCollateral | None:
+    """For a quote that came without; None where there is none such, or nothing to be had: then the checks say so."""
+    with contextlib.suppress(CannotTell):
+        return None if quote is None else source.for_quote(quote, now)
+    return None
 
 
 def no_connection(error: Exception) -> ConfigError:

@@ -8,7 +8,7 @@ from functools import partial
 
 import httpx2
 
-from confide.client.party import Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
+from confide.client.party import Consult, Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
 from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
@@ -36,6 +36,7 @@ from confide.client.withholding import Body, Withholding
 from confide.errors import ConfideError, VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.collateral import Collateral, HeldCollateral
 from confide.verifier.policy import Policy
 
 
@@ -77,13 +78,21 @@ class AsyncLine:
 
 
 class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
-    """See the module. `options`: of httpx2.AsyncHTTPTransport. `keep_bodies`: proofs hold them, for their bundles."""
+    """See the module. `options`: of httpx2.AsyncHTTPTransport. `keep_bodies`: proofs hold them, for their bundles.
+    `collateral`: where to get what reports lack; by default from the vendors.
+    """
 
     def __init__(
-        self, policy: Policy, options: Options, *, keep_bodies: bool = False, now: Callable[[], int] = now_s
+        self,
+        policy: Policy,
+        options: Options,
+        *,
+        keep_bodies: bool = False,
+        now: Callable[[], int] = now_s,
+        collateral: HeldCollateral | None = None,
     ) -> None:
         self.latch = Latch()
-        self._party = RelyingParty(policy, now=now, draw=secrets.token_bytes)
+        self._party = RelyingParty(policy, now=now, draw=secrets.token_bytes, collateral=collateral or Collateral())
         self._options = options
         self._keep_bodies = keep_bodies
         self._lines: dict[str, AsyncLine] = {}
@@ -235,7 +244,7 @@ async def drive(steps: Steps[T], fetch: Callable[[Fetch], Awaitable[Fetched]]) -
         wanted = next(steps)
         while True:
             try:
-                found = await fetch(wanted)
+                found = await (asyncio.to_thread(wanted.run) if isinstance(wanted, Consult) else fetch(wanted))
             except ConfideError as error:
                 wanted = steps.throw(error)
             else:

@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 
 from confide.client.proof import required_of
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
+from confide.collateral.bundle import read_bundle as read_collateral
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.result import Check, Verification, failed, passed, quoted, skipped
 from confide.protocol.bundle import MAX_BUNDLE_BYTES, AnswerProof, Bundle, ServiceProof, parse_bundle
 from confide.protocol.canonical import DocumentError, parse_document
 from confide.protocol.session import session_id
 from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
+from confide.verifier.collateral import NOTHING_HELD, HeldCollateral
 from confide.verifier.policy import Policy
 
 BUNDLE, TIME = "bundle", "bundle-time"
@@ -34,11 +36,17 @@ class BundleVerification(Verification):
 
 
 def verify_bundle(
-    path: str | os.PathLike[str], policy: Policy | None = None, *, at: int | None = None, now: int | None = None
+    path: str | os.PathLike[str],
+    policy: Policy | None = None,
+    *,
+    at: int | None = None,
+    now: int | None = None,
+    collateral: HeldCollateral = NOTHING_HELD,
 ) -> BundleVerification:
     """Check every proof in the file. `at`: Unix seconds to check as of; None: the time that the bundle names.
 
-    `now`: Unix seconds, the present by default; a bundle from the future is refused. Opens no socket. Raises
+    `now`: Unix seconds, the present by default; a bundle from the future is refused. `collateral`: files that have what
+    the bundle lacks. Opens no socket. Raises
     ConfigError when the file cannot be read, VerificationError when it is no bundle.
     """
     present = int(time.time()) if now is None else now
@@ -47,13 +55,17 @@ def verify_bundle(
         bundle = parse_bundle(raw)
     except DocumentError as error:
         raise VerificationError(f"{BUNDLE}: {error}", check=BUNDLE, remedy="Ask for the bundle again.") from error
-    return audit(bundle, policy or Policy(), at=at, now=present)
+    return audit(bundle, policy or Policy(), at=at, now=present, collateral=collateral)
 
 
-def audit(bundle: Bundle, policy: Policy, *, at: int | None, now: int) -> BundleVerification:
+def audit(
+    bundle: Bundle, policy: Policy, *, at: int | None, now: int, collateral: HeldCollateral = NOTHING_HELD
+) -> BundleVerification:
     """The same for a parsed bundle."""
     moment = bundle.service.verified_at if at is None else at
-    service = verify_recorded(bundle.service, policy, max(0, moment))  # before 1970 no platform can be judged
+    service = verify_recorded(
+        bundle.service, policy, max(0, moment), collateral
+    )  # before 1970 no platform can be judged
     time_check = check_time(bundle.service, moment, now)
     services = {} if service.report is None else {service.report.keyset_digest: service}
     checks: tuple[Check, ...] = (time_check, *service.checks)
@@ -64,21 +76,44 @@ def audit(bundle: Bundle, policy: Policy, *, at: int | None, now: int) -> Bundle
     if len(bundle.answers) == 1:  # what was asked about first
         checks = (*checks[len(service.checks) + 1 :], time_check, *service.checks)
     return BundleVerification(
-        moment, checks, service.anchors, service.facts, required=required, desired=service.desired, bundle=bundle
+        moment,
+        checks,
+        service.anchors,
+        service.facts,
+        required=required,
+        desired=service.desired,
+        lacking=service.lacking,
+        bundle=bundle,
     )
 
 
-def verify_recorded(recorded: ServiceProof, policy: Policy, moment: int) -> ServiceVerification:
+def verify_recorded(
+    recorded: ServiceProof, policy: Policy, moment: int, collateral: HeldCollateral
+) -> ServiceVerification:
     """The service's report, for the nonce and the connection that the bundle names. Raises VerificationError."""
+    raw = recorded.report.encode()
     spki = None if recorded.spki_sha256 is None else bytes.fromhex(recorded.spki_sha256)
     return verify_report(
-        recorded.report.encode(),
+        raw,
         nonce=recorded.nonce,
         policy=policy,
         now=moment,
         connection=Connection(host=host_of(recorded.url), spki_sha256=spki, is_recorded=True),
         url=recorded.url,
+        supplied=travelling(recorded, collateral).supply(raw, policy, moment),
     )
+
+
+def travelling(recorded: ServiceProof, collateral: HeldCollateral) -> HeldCollateral:
+    """What the bundle brings along, and then the files. Raises VerificationError."""
+    if recorded.collateral is None:
+        return collateral.beside(None)
+    try:
+        return collateral.beside(read_collateral(recorded.collateral.encode()))
+    except ConfigError as error:
+        raise VerificationError(
+            f"{BUNDLE}: service.collateral: {error.message}", check=BUNDLE, remedy="Ask for the bundle again."
+        ) from error
 
 
 def host_of(url: str) -> str:

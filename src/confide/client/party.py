@@ -1,8 +1,8 @@
 """The relying party: what it asks a service for, and when it believes an answer. Sans-IO (RFC 9334: relying party).
 
-Its methods that need the network are generators: each yields a Fetch and gets a Fetched, and returns what was verified
-or raises VerificationError. The two transports (`client/transport.py`) carry out the fetches, one blocking, one not,
-and decide nothing.
+Its methods that need the network are generators: each yields a Fetch and gets a Fetched, or a Consult and gets what was
+Supplied, and returns what was verified or raises VerificationError. The two transports (`client/transport.py`) carry
+these out, one blocking, one not, and decide nothing.
 
 A service is verified once for each keyset. Verified keysets are remembered, so that a stream which began before a
 rotation can be proven after it.
@@ -11,8 +11,9 @@ rotation can be proven after it.
 import contextlib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from confide.client.proof import Proof, answer_proof
@@ -23,6 +24,7 @@ from confide.evidence.tdx import COLLATERAL
 from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
 from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
+from confide.verifier.collateral import NOTHING, NOTHING_HELD, HeldCollateral, Supplied
 from confide.verifier.policy import Policy
 
 REMEMBERED = 8  # keysets of one service
@@ -55,7 +57,14 @@ class Fetched:
     spki_sha256: bytes | None
 
 
-Steps = Generator[Fetch, Fetched, T]
+@dataclass(frozen=True)
+class Consult:
+    """Something to be got from others than the service. `run` blocks and may open connections; it raises nothing."""
+
+    run: Callable[[], Supplied]
+
+
+Steps = Generator[Fetch | Consult, Any, T]
 
 
 class NotVerified(VerificationError):
@@ -128,12 +137,22 @@ class KnownService:
 
 
 class RelyingParty:
-    """Holds the policy. `now`: Unix seconds. `draw`: random bytes, for nonces."""
+    """Holds the policy. `now`: Unix seconds. `draw`: random bytes, for nonces. `collateral`: where to get what reports
+    lack.
+    """
 
-    def __init__(self, policy: Policy, *, now: Callable[[], int], draw: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        now: Callable[[], int],
+        draw: Callable[[int], bytes],
+        collateral: HeldCollateral = NOTHING_HELD,
+    ) -> None:
         self.policy = policy
         self._now = now
         self._draw = draw
+        self._collateral = collateral
 
     def now(self) -> int:
         """Unix seconds."""
@@ -153,7 +172,7 @@ class RelyingParty:
         Raises CannotTell when there is no report to check, NotNow when there may be one shortly.
         """
         nonce = self._draw(32).hex()
-        fetched = yield Fetch(f"/v1/aci/attestation?nonce={nonce}", is_first=True)
+        fetched: Fetched = yield Fetch(f"/v1/aci/attestation?nonce={nonce}", is_first=True)
         if fetched.status == TOO_MANY_REQUESTS or fetched.status >= 500:
             raise NotNow(
                 f"the service answered status {fetched.status} when it was asked for its attestation report",
@@ -171,7 +190,15 @@ class RelyingParty:
             now=self._now(),
             connection=Connection(host=service.host, spki_sha256=fetched.spki_sha256),
             url=service.root,
+            supplied=(yield from self._supplied(fetched.body)),
         )
+
+    def _supplied(self, report: bytes) -> Steps[Supplied]:
+        """What the report lacks, if it lacks anything: most do not."""
+        if not self._collateral.is_wanted(report, self.policy):
+            return NOTHING
+        supplied: Supplied = yield Consult(partial(self._collateral.supply, report, self.policy, self._now()))
+        return supplied
 
     def establish(self, service: KnownService) -> Steps[ServiceVerification]:
         """The same, and remember it. Raises VerificationError unless the policy accepts the service, or NotNow."""
@@ -209,7 +236,7 @@ class RelyingParty:
                 check="receipt-1",
                 remedy="Do not rely on this answer.",
             )
-        fetched = yield Fetch(f"/v1/aci/receipts/{quote(receipt_id, safe='')}", with_credential=True)
+        fetched: Fetched = yield Fetch(f"/v1/aci/receipts/{quote(receipt_id, safe='')}", with_credential=True)
         if fetched.status != 200:
             raise VerificationError(
                 f"receipt-1: got status {fetched.status} for the receipt {quoted(receipt_id)}, expected the receipt",
@@ -243,7 +270,7 @@ class RelyingParty:
         """The session documents that the receipt cites, those that are there."""
         sessions: dict[str, bytes] = {}
         for session_id in cited_sessions(receipt):
-            fetched = yield Fetch(f"/v1/aci/sessions/{session_id}")
+            fetched: Fetched = yield Fetch(f"/v1/aci/sessions/{session_id}")
             if fetched.status == 200:
                 sessions[session_id] = fetched.body
         return MappingProxyType(sessions)
@@ -270,10 +297,14 @@ def cited_sessions(raw: bytes) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ids))[:SESSIONS_MOST]
 
 
-def require_service(verified: Verification) -> None:
+def require_service(verified: ServiceVerification) -> None:
     """Return when the policy accepts the service. Raises VerificationError naming the check."""
-    if not verified.ok:
-        raise refusal(verified, "the service is not verified", "Nothing was sent to it. Do not use this service.")
+    if verified.ok:
+        return
+    remedy = "Nothing was sent to it. Do not use this service."
+    if verified.lacking and not verified.rejected:
+        remedy = f"Nothing was sent to it. {verified.lacking[0].message}. {verified.lacking[0].remedy}"
+    raise refusal(verified, "the service is not verified", remedy)
 
 
 def require_answer(verified: Verification) -> None:
@@ -292,18 +323,21 @@ def told(failure: VerificationError) -> ConfideError:
     """What the command line ends with: the failure, or CannotTell where it is that nothing could be found out."""
     if isinstance(failure.__cause__, CannotTell):
         return failure.__cause__
-    if isinstance(failure, NotVerified) and lacks_only_collateral(failure.verification):
-        return CannotTell(
-            "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
-            remedy="Ask a service that sends `collateral` in its report.",
-        )
+    if isinstance(failure, NotVerified) and not failure.verification.rejected:
+        return lacked(failure.verification) or failure
     return failure
 
 
-def lacks_only_collateral(verified: Verification) -> bool:
-    """Whether the quote could not be checked for want of collateral, and nothing has failed."""
-    lacks = any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks)
-    return lacks and not verified.rejected
+def lacked(verified: Verification) -> CannotTell | None:
+    """Why something that decides could not be checked for want of collateral, None where that is not so."""
+    if verified.lacking:
+        return verified.lacking[0]
+    if any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks):
+        return CannotTell(
+            "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
+            remedy="Ask a service that sends `collateral` in its report, or name a file that has it.",
+        )
+    return None
 
 
 def reason_of(failure: VerificationError) -> str:
@@ -342,7 +376,7 @@ def drive(steps: Steps[T], fetch: Callable[[Fetch], Fetched]) -> T:
         wanted = next(steps)
         while True:
             try:
-                fetched = fetch(wanted)
+                fetched = wanted.run() if isinstance(wanted, Consult) else fetch(wanted)
             except ConfideError as error:
                 wanted = steps.throw(error)
             else:

@@ -86,6 +86,7 @@ def answer_proof(
         facts,
         required=service.required | required_of(service, policy),
         desired=service.desired,
+        lacking=service.lacking,
         receipt_id=exchange.receipt_id,
         chat_id=chat_id,
         receipt=raw,

@@ -15,19 +15,27 @@ from confide.client.transport import Line, fetched
 from confide.errors import CannotTell
 from confide.protocol.bundle import write_bundle
 from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.collateral import Collateral, HeldCollateral
 from confide.verifier.policy import Policy
 
 
-def verify_service(url: str, policy: Policy | None = None, *, now: Callable[[], int] = now_s) -> ServiceVerification:
+def verify_service(
+    url: str,
+    policy: Policy | None = None,
+    *,
+    now: Callable[[], int] = now_s,
+    collateral: HeldCollateral | None = None,
+) -> ServiceVerification:
     """Ask the service at `url` for a report with a fresh nonce, and check it (wire contract 9.3).
 
-    `url`: with or without `/v1` at its end. The result says what held and what did not; it is not raised. Raises
-    ConfigError for what is no address, CannotTell when the service cannot be reached or has no report.
+    `url`: with or without `/v1` at its end. `collateral`: where to get what the report lacks; None for
+    `confide.Collateral()`, which asks the vendors then. The result says what held and what did not; it is not raised.
+    Raises ConfigError for what is no address, CannotTell when the service cannot be reached or has no report.
     """
     root = parse_base_url(url)
     destination = Destination(root.copy_with(path=root.path.rstrip("/") + "/v1/"))
     service = KnownService(destination.root, destination.host)
-    party = RelyingParty(policy or Policy(), now=now, draw=secrets.token_bytes)
+    party = RelyingParty(policy or Policy(), now=now, draw=secrets.token_bytes, collateral=collateral or Collateral())
     line = Line(service, {"proxy": environment_proxy(root)})
 
     def fetch(wanted: Fetch) -> Fetched:

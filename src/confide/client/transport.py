@@ -52,6 +52,7 @@ from confide.client.withholding import Body, Withholding
 from confide.errors import VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.collateral import Collateral, HeldCollateral
 from confide.verifier.policy import Policy
 
 
@@ -94,13 +95,21 @@ class Line:
 
 
 class VerifyingTransport(httpx2.BaseTransport):
-    """See the module. `options`: of httpx2.HTTPTransport. `keep_bodies`: proofs hold them, for their bundles."""
+    """See the module. `options`: of httpx2.HTTPTransport. `keep_bodies`: proofs hold them, for their bundles.
+    `collateral`: where to get what reports lack; by default from the vendors.
+    """
 
     def __init__(
-        self, policy: Policy, options: Options, *, keep_bodies: bool = False, now: Callable[[], int] = now_s
+        self,
+        policy: Policy,
+        options: Options,
+        *,
+        keep_bodies: bool = False,
+        now: Callable[[], int] = now_s,
+        collateral: HeldCollateral | None = None,
     ) -> None:
         self.latch = Latch()
-        self._party = RelyingParty(policy, now=now, draw=secrets.token_bytes)
+        self._party = RelyingParty(policy, now=now, draw=secrets.token_bytes, collateral=collateral or Collateral())
         self._options = options
         self._keep_bodies = keep_bodies
         self._lock = threading.Lock()

@@ -1,4 +1,5 @@
-"""One bounded GET (tee-evidence 4.4): to one origin, in limited time, of limited size. The only sockets of this room.
+"""One bounded GET or POST (tee-evidence 4.4): to one origin, in limited time, of limited size. The only sockets of this
+room.
 
 What comes back is not trusted because it came from there. Collateral of Intel and AMD is signed and the verifier checks
 it; NVIDIA's keys are not, so for them the address has to be https, or this machine.
@@ -45,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """GETs over a client of the caller's, whose proxies and roots it keeps.
+    """Asks over a client of the caller's, whose proxies and roots it keeps.
 
     `whole_s`: seconds that an answer may take in all, redirects included, else it is refused; `silence_s`: that a
     server may say nothing. Headers are waited for by `silence_s` alone: a server that sends them byte by byte is given
@@ -66,34 +67,48 @@ class Fetcher:
         """
         start = target = httpx2.URL(url)
         until = self.clock() + self.whole_s
+        for _ in range(1 + MAX_REDIRECTS):
+            answer = self._answer(httpx2.Request("GET", target), what=what, limit=limit, until=until)
+            if isinstance(answer, Answer):
+                return answer
+            target = within(start, answer, what)
+        raise Unavailable(f"{what}: {start.host} redirects more than {MAX_REDIRECTS} times")
+
+    def post(self, url: str, body: bytes, *, what: str, limit: int) -> Answer:
+        """What `url` answers to this JSON text, at most `limit` bytes. Raises as `get`, and for every redirect."""
+        request = httpx2.Request("POST", url, content=body, headers={"content-type": "application/json"})
+        answer = self._answer(request, what=what, limit=limit, until=self.clock() + self.whole_s)
+        if isinstance(answer, Answer):
+            return answer
+        raise Unavailable(f"{what}: {request.url.host} redirects, and what was asked is not sent on")
+
+    def _answer(self, request: httpx2.Request, *, what: str, limit: int, until: float) -> Answer | httpx2.Response:
+        """The answer, or the closed response that redirects. Raises Unavailable."""
+        host = request.url.host
+        self._require_in_time(until, what, host)
         try:
-            for _ in range(1 + MAX_REDIRECTS):
-                self._require_in_time(until, what, start.host)
-                response = self._opened(target)
-                try:
-                    self._require_in_time(until, what, start.host)
-                    if not response.has_redirect_location:
-                        return self._whole(response, what, limit, until)
-                finally:
-                    response.close()
-                target = within(start, response, what)
+            response = self._opened(request)
+            try:
+                self._require_in_time(until, what, host)
+                return response if response.has_redirect_location else self._whole(response, what, limit, until)
+            finally:
+                response.close()
         except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError) as error:
             reason = quoted(error) or type(error).__name__
-            raise Unavailable(f"{what}: {start.host} cannot be asked: {reason}") from error
-        raise Unavailable(f"{what}: {start.host} redirects more than {MAX_REDIRECTS} times")
+            raise Unavailable(f"{what}: {host} cannot be asked: {reason}") from error
 
     def _require_in_time(self, until: float, what: str, host: str) -> None:
         if self.clock() > until:
             raise Unavailable(f"{what}: {host} takes longer than {self.whole_s:g} s")
 
-    def _opened(self, url: httpx2.URL) -> httpx2.Response:
-        silence = {"connect": CONNECT_S, "read": self.silence_s, "write": self.silence_s, "pool": CONNECT_S}
-        request = httpx2.Request(
-            "GET",
-            url,
-            headers={"accept-encoding": "identity", "user-agent": "confide"},
-            extensions={"timeout": silence},
-        )
+    def _opened(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers.update({"accept-encoding": "identity", "user-agent": "confide"})
+        request.extensions["timeout"] = {
+            "connect": CONNECT_S,
+            "read": self.silence_s,
+            "write": self.silence_s,
+            "pool": CONNECT_S,
+        }
         return self.http.send(request, stream=True, follow_redirects=False, auth=None)
 
     def _whole(self, response: httpx2.Response, what: str, limit: int, until: float) -> Answer:
@@ -138,6 +153,12 @@ def retry_after(response: httpx2.Response) -> int:
     said = response.headers.get("retry-after", "")
     seconds = int(said) if said.isascii() and said.isdigit() and len(said) < 10 else DEFAULT_RETRY_AFTER_S
     return min(max(seconds, 1), MAX_RETRY_AFTER_S)
+
+
+def fetcher_for(base: str) -> Fetcher:
+    """Over a client that keeps no connection between two days. Nothing on this machine is behind a proxy."""
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    return Fetcher(httpx2.Client(trust_env=httpx2.URL(base).host not in LOOPBACK, limits=limits))
 
 
 def require_base(url: str, what: str) -> str:

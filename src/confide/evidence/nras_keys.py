@@ -19,6 +19,7 @@ from confide.evidence.result import TrustAnchor, quoted
 
 MAX_KEY_SET_BYTES = 256 * 1024
 COORDINATE_BYTES = 48  # of a point on P-384
+SIMULATED_PREFIX = "simulated-"  # what the id of a simulator's key begins with
 
 
 class KeySetError(ValueError):
@@ -53,8 +54,8 @@ class KeySet(msgspec.Struct, frozen=True):
 def read_key_set(jwks: bytes, *, simulated: bool) -> NrasKeys:
     """The keys in JSON text that the caller vouches for. Raises KeySetError.
 
-    `simulated`: they are a simulator's, and every result will say so. The anchor's hash is over these very bytes. Keys
-    that are not on P-384 are left out, as no token may be signed with them.
+    `simulated`: they are a simulator's, and every result will say so; so it will where an id says it. The anchor's hash
+    is over these very bytes. Keys that are not on P-384 are left out, as no token may be signed with them.
     """
     if len(jwks) > MAX_KEY_SET_BYTES:
         raise KeySetError(f"{len(jwks)} bytes of key set, expected at most {MAX_KEY_SET_BYTES}")
@@ -73,6 +74,7 @@ def read_key_set(jwks: bytes, *, simulated: bool) -> NrasKeys:
     if not keys:
         raise KeySetError("the key set holds no key on P-384 with an id")
     digest = sha256(jwks).hexdigest()
+    simulated = simulated or any(key_id.startswith(SIMULATED_PREFIX) for key_id in keys)
     name = f"sim:{digest}" if simulated else "nras-jwks"
     return NrasKeys(TrustAnchor(name, digest, simulated), MappingProxyType(keys))
 

@@ -44,7 +44,8 @@ class Piece:
     """What was recognised. `raw`: the quote, the report, or the JSON text of a GPU payload.
 
     `certificates`: that came along with an SNP report, PEM or DER one behind the other. `host_document`: what its
-    HOST_DATA has to be the hash of. `collateral`: JSON text that came along with a quote.
+    HOST_DATA has to be the hash of. `collateral`: JSON text that came along with a quote. `crl`: DER that came along
+    with an SNP report.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Piece:
     certificates: bytes | None = None
     host_document: str | None = None
     collateral: str | None = None
+    crl: bytes | None = None
 
 
 def recognise(content: bytes) -> Piece:
@@ -124,7 +126,16 @@ def from_members(evidence: Members) -> Piece:
         certificates=given,
         host_document=piece.host_document,
         collateral=json.dumps(collateral) if isinstance(collateral, dict) else None,
+        crl=list_of(evidence.get("crl")),
     )
+
+
+def list_of(text: object) -> bytes | None:
+    """The revocation list in a member `crl`: DER in hex. What is no hex is no list either, and fails as one."""
+    try:
+        return bytes.fromhex(text) if isinstance(text, str) else None
+    except ValueError:
+        return b""
 
 
 def payload_of(entries: list[object]) -> bytes:
@@ -157,13 +168,14 @@ def verify_piece(
     gpu: GpuPolicy,
     nonce: bytes | None = None,
     report_data: bytes | None = None,
+    crl: bytes | None = None,
 ) -> Verification:
     """Check one piece by itself. Offline, never raises on bad evidence of its kind; PieceError for odd arguments.
 
     `collateral`: of a quote, DCAP collateral as JSON text; of an SNP report its certificates, PEM or DER, VCEK first.
     None takes what came along. `now`: Unix seconds. `nonce`: 32 bytes that GPUs should have answered, None for the one
     that they name, which shows nothing of when. `report_data`: the 64 bytes that a quote or report should hold, None
-    for any.
+    for any. `crl`: AMD's revocation list, DER.
     """
     if piece.kind == "nvidia":
         asked = claimed_nonce(piece) if nonce is None else nonce
@@ -176,7 +188,7 @@ def verify_piece(
             piece.raw,
             vcek=vcek,
             chain=chain,
-            crl=None,
+            crl=piece.crl if crl is None else crl,
             anchors=anchors,
             policy=snp,
             now=now,

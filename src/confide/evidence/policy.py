@@ -163,10 +163,9 @@ class SnpPolicy:
     its design lacks. `min_tcb`: by product, the least of the reported TCB, the only one that the signing key is derived
     from; `min_launch_tcb`: of the TCB under which the guest was started. `require_committed`: the running firmware can
     no longer be rolled back. `min_firmware`: (major, minor, build) of the committed SNP firmware. `require_crl`:
-    without AMD's revocation list the result is not VERIFIED; `verify_snp` takes one, the client and the commands have
-    none to give yet, so that with it they verify nothing. `allow_vlek`: a key of the cloud provider's, not of one chip.
-    `vmpl`: the guest's privilege level, 0 to 3. `allow_smt`: two guests may share a core. `allow_cxl`: memory may sit
-    behind a CXL link. `require_alias_check`: memory aliases were looked for at boot (BadRAM).
+    without AMD's revocation list the result is not VERIFIED. `allow_vlek`: a key of the cloud provider's, not of one
+    chip. `vmpl`: the guest's privilege level, 0 to 3. `allow_smt`: two guests may share a core. `allow_cxl`: memory may
+    sit behind a CXL link. `require_alias_check`: memory aliases were looked for at boot (BadRAM).
     `require_ciphertext_hiding`: the host cannot even read the ciphertext. `min_guest_svn`: of the guest's owner. Raises
     ValueError for a product that does not exist or a VMPL out of range.
     """
@@ -209,8 +208,7 @@ class GpuPolicy:
     `required_gpus`: how many at least; with 0 a service without any is no failure. `accepted_architectures`: of GPUs
     and switches. `driver_versions`, `vbios_versions`: the only ones that a GPU may report, as in "570.172.08" and
     "96.00.A5.00.01"; empty accepts any. `require_nras`: nothing is VERIFIED without the verdict of NVIDIA's remote
-    service, which `evidence.nras.verify_nras` checks and the client and the commands do not ask for yet. Raises
-    ValueError for an architecture that does not exist and for a negative count.
+    service (`evidence.nras`). Raises ValueError for an architecture that does not exist and for a negative count.
     """
 
     required_gpus: int = 0

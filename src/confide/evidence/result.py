@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
+from confide.errors import CannotTell
+
 
 class Status(StrEnum):
     """How one check ended."""
@@ -55,7 +57,8 @@ class Verification:
     """The result of a verifier at the time `now` (Unix seconds). `facts` are neutral and prove nothing alone.
 
     `required`: names of the checks without which nothing is proved. `desired`: those that VERIFIED promises besides;
-    where the policy can do without one of them, the verdict is PARTIAL.
+    where the policy can do without one of them, the verdict is PARTIAL. `lacking`: what a check skipped for, that is
+    neither in the evidence nor to be had elsewhere, and why.
     """
 
     now: int
@@ -64,6 +67,7 @@ class Verification:
     facts: dict[str, object] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
     desired: frozenset[str] = frozenset()
+    lacking: tuple[CannotTell, ...] = ()
 
     @property
     def rejected(self) -> bool:

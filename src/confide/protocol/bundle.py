@@ -1,7 +1,7 @@
 """One file that holds a whole proof, to be checked again without any network (docs/bundle.md).
 
     {"format": "confide-bundle/1",
-     "service": {"url", "nonce", "verified_at", "spki_sha256", "report"},
+     "service": {"url", "nonce", "verified_at", "spki_sha256", "report", "collateral"?},
      "answers": [{"endpoint", "receipt", "request_sha256", "response_sha256", "receipt_id", "chat_id", "status",
                   "request_b64"?, "response_b64"?, "sessions"?}]}
 
@@ -21,10 +21,11 @@ FORMAT = "confide-bundle/1"
 MAX_BUNDLE_BYTES = 256 * 1024 * 1024
 
 
-class ServiceProof(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceProof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was shown of the service. `nonce`: the verifier's, 64 hex digits; None for a report that has none.
 
     `verified_at`: Unix seconds. `spki_sha256`: of the TLS key that the connection had, bare hex, None for plain HTTP.
+    `collateral`: what verified the report besides what is in it: a collateral bundle, as text.
     """
 
     url: str
@@ -32,6 +33,7 @@ class ServiceProof(msgspec.Struct, frozen=True, kw_only=True):
     verified_at: Integer
     spki_sha256: Hex64 | None
     report: str
+    collateral: str | None = None
 
 
 class AnswerProof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -48,8 +48,8 @@ class Evidence(msgspec.Struct, frozen=True):
 
     `quote`: hex. `quote_report_data`: 128 hex digits. `event_log`, `vm_config`: JSON text. The others are ours:
     `collateral`, DCAP collateral members; `simulated`, no hardware stands behind it; `snp_report` (hex) with `vcek` and
-    `cert_chain` (PEM) in place of a quote; `mr_config_document`, to whose hash a guest may be bound; `nvidia_payload`,
-    JSON text (wire contract 6.4).
+    `cert_chain` (PEM) and `crl` (DER in hex) in place of a quote; `mr_config_document`, to whose hash a guest may be
+    bound; `nvidia_payload`, JSON text (wire contract 6.4).
     """
 
     quote: str | None = None
@@ -64,6 +64,7 @@ class Evidence(msgspec.Struct, frozen=True):
     snp_report: str | None = None
     vcek: str | None = None
     cert_chain: str | None = None
+    crl: str | None = None
     mr_config_document: str | None = None
     nvidia_payload: str | None = None
 

@@ -2,7 +2,7 @@
 
     Intel's PCS or a PCCS   /sgx/certification/v4/{pckcrl,rootcacrl}, /tdx/certification/v4/{tcb,qe/identity}
     AMD's KDS               /vcek/v1/{Product}/{<chip id>,cert_chain,crl}
-    NVIDIA's key set        /.well-known/jwks.json
+    NVIDIA's NRAS           /.well-known/jwks.json, /v3/attest/gpu
 
 Each is there for the machines that were given. What it serves is good from `now`; a `PccsFault` is what is wrong.
 """
@@ -91,7 +91,10 @@ class SimulatedPccs:
             }
         if self.nras is not None:
             answers["/.well-known/jwks.json"] = self.jwks
-        return Starlette(routes=[Route(path, self._endpoint(answer)) for path, answer in answers.items()])
+        routes = [Route(path, self._endpoint(answer)) for path, answer in answers.items()]
+        if self.nras is not None:
+            routes.append(Route("/v3/attest/gpu", self._endpoint(self.attest_gpus), methods=["POST"]))
+        return Starlette(routes=routes)
 
     # Intel.
 
@@ -164,11 +167,21 @@ class SimulatedPccs:
         assert self.nras is not None
         return Response(self.nras.jwks(), media_type="application/json")
 
+    def attest_gpus(self, request: Request) -> Response:
+        """The verdict about a payload; 400 for what is no evidence of devices that it knows."""
+        assert self.nras is not None
+        try:
+            answer = self.nras.attest(request.state.body.decode(), now=self.now)
+        except (ValueError, KeyError, TypeError):
+            return Response(status_code=400)
+        return Response(answer, media_type="application/json")
+
     # What is wrong.
 
     def _endpoint(self, answer: Callable[[Request], Response]) -> Callable[[Request], object]:
         async def endpoint(request: Request) -> Response:
             self.seen.append(str(request.url).removeprefix(str(request.base_url).rstrip("/")))
+            request.state.body = await request.body()
             if self.fault is PccsFault.HUNG:
                 await asyncio.Event().wait()
             return self._spoilt(answer(request), request)

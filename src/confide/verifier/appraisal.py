@@ -24,6 +24,7 @@ from confide.evidence.tdx import COLLATERAL, REPORT_DATA
 from confide.protocol.bundle import ServiceProof
 from confide.protocol.canonical import DocumentError
 from confide.protocol.report import Report, binds, parse_report
+from confide.verifier.collateral import NOTHING, Supplied
 from confide.verifier.platform import CUSTODY, PROVENANCE, SEV_SNP, TDX, PlatformVerification, verify_platform
 from confide.verifier.policy import Attested, Policy
 
@@ -56,12 +57,20 @@ class ServiceVerification(Verification):
 
 
 def verify_report(
-    raw: bytes, *, nonce: str | None, policy: Policy, now: int, connection: Connection, url: str
+    raw: bytes,
+    *,
+    nonce: str | None,
+    policy: Policy,
+    now: int,
+    connection: Connection,
+    url: str,
+    supplied: Supplied = NOTHING,
 ) -> ServiceVerification:
     """Check a report. Offline; returns for any bytes, never raises on bad ones.
 
     `raw`: the report as it came. `nonce`: our 64 lower-case hex digits; None for a report that was asked for without
-    one, which shows no freshness. `now`: Unix seconds. `url`: of the service, for the record.
+    one, which shows no freshness. `now`: Unix seconds. `url`: of the service, for the record. `supplied`: what was
+    found elsewhere of what the report lacks (`verifier/collateral.py`).
     """
     required = REQUIRED | {requirement.name for requirement in policy.appraised}
     required |= {CHANNEL} if policy.require_channel else frozenset()
@@ -72,7 +81,7 @@ def verify_report(
         unread = (skipped(name, "there is no report to check") for name in (BINDING, EXPIRY, PROVENANCE, CUSTODY))
         checks = (failed(HARDWARE, quoted(error)), *unread, skipped(CHANNEL, "there is no report to check"))
         return ServiceVerification(now, checks, required=required, desired=desired)
-    platform = verify_platform(report, nonce, policy, now)
+    platform = verify_platform(report, nonce, policy, now, supplied)
     cpu = platform.cpu
     required |= platform.required | (frozenset() if cpu is None else cpu.required)
     required |= {CUSTODY} if policy.dstack.kms_roots else frozenset()
@@ -94,6 +103,7 @@ def verify_report(
         verified_at=now,
         spki_sha256=None if connection.spki_sha256 is None else connection.spki_sha256.hex(),
         report=raw.decode(),
+        collateral=supplied.bundle_text(created_at=now),
     )
     facts = {
         "keyset_digest": report.keyset_digest,
@@ -102,7 +112,15 @@ def verify_report(
         **{name: value for part in platform.parts for name, value in part.facts.items()},
     }
     return ServiceVerification(
-        now, checks, anchors_of(platform), facts, required=required, desired=desired, report=report, proof=proof
+        now,
+        checks,
+        anchors_of(platform),
+        facts,
+        required=required,
+        desired=desired,
+        report=report,
+        proof=proof,
+        lacking=supplied.lacking,
     )
 
 

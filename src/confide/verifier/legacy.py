@@ -21,11 +21,13 @@ nobody read along. Documents are never believed for being well-formed: what cann
 
 import base64
 import binascii
+from collections.abc import Mapping
 from hashlib import sha256
 from hmac import compare_digest
 
 import msgspec
 
+from confide.collateral.tdx import TdxCollateral
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.quote import QuoteError
@@ -82,12 +84,14 @@ def verify_answer(
     policy: TdxPolicy,
     now: int,
     spki_sha256: bytes | None = None,
+    collateral: TdxCollateral | None = None,
 ) -> Verification:
     """Check one exchange against its proof. Offline; returns for any documents, never raises on bad ones.
 
     `sent`, `received`: the two bodies, exactly as on the wire. `signature`, `report`: the two documents as they came.
     `algo`: what was asked for. `nonce`: our 32 bytes. `now`: Unix seconds. `spki_sha256`: 32 bytes, of the leaf key on
-    the connection that carried the answer; None for plain HTTP. Use the result with `REQUIRED`, or with `require`.
+    the connection that carried the answer; None for plain HTTP. `collateral`: what counts where the report has none.
+    Use the result with `REQUIRED`, or with `require`.
     """
     document = parse_signature(signature)
     entry = attestation_of(document, report)
@@ -98,6 +102,7 @@ def verify_answer(
         policy=policy,
         now=now,
         expected_report_data=expected_report_data(document, nonce, spki_sha256),
+        otherwise=None if collateral is None else collateral.members,
     )
     checks = (
         *check_hashes(document, sent, received),  # 1, 2
@@ -120,7 +125,7 @@ def require(result: Verification) -> None:
     if not wrong and any(check.name == COLLATERAL and check.status is Status.SKIP for check in result.checks):
         raise CannotTell(
             "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
-            remedy="Ask a service that sends `collateral` in its report.",
+            remedy="Ask a service that sends `collateral` in its report, or name a file that has it.",
         )
     named = (wrong or [check for check in result.checks if check.status is Status.SKIP and check.name in REQUIRED])[0]
     raise VerificationError(
@@ -128,6 +133,17 @@ def require(result: Verification) -> None:
         check=named.name,
         remedy="Do not rely on this answer.",
     )
+
+
+def bare_quote(signature: bytes, report: bytes) -> bytes | None:
+    """The quote of a report that came without its collateral; None where there is none to be read. A claim only."""
+    entry = attestation_of(parse_signature(signature), report)
+    if isinstance(entry, Check) or entry.get("collateral") is not None:
+        return None
+    try:
+        return quote_bytes(entry)
+    except QuoteError:
+        return None
 
 
 def claimed_signer(signature: bytes) -> str | None:
@@ -213,10 +229,16 @@ def expected_report_data(document: SignatureDocument | Check, nonce: bytes, spki
 
 
 def check_quote(
-    entry: Members, *, anchors: Anchors, policy: TdxPolicy, now: int, expected_report_data: bytes | None
+    entry: Members,
+    *,
+    anchors: Anchors,
+    policy: TdxPolicy,
+    now: int,
+    expected_report_data: bytes | None,
+    otherwise: Mapping[str, str] | None,
 ) -> TdxResult:
-    """(5, 6) The quote, with the collateral that came along: all of it is signed under the caller's anchor."""
-    collateral = entry.get("collateral")
+    """(5, 6) The quote, with the collateral that came along or `otherwise`: it is signed under the caller's anchor."""
+    collateral = entry.get("collateral", otherwise)
     try:
         return verify_tdx(
             quote_bytes(entry),

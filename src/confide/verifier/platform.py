@@ -12,13 +12,16 @@ import msgspec
 from confide.evidence.custody import verify_custody
 from confide.evidence.dstack import COMPOSE, COMPOSE_POLICY, EVENTS, MR_CONFIG, REPLAY, DstackEvidence, verify_dstack
 from confide.evidence.mr_config import MrConfigError, document_sha256, read_document
+from confide.evidence.nras import verify_nras
 from confide.evidence.nvidia import GpuResult, verify_gpu_payload
+from confide.evidence.piece import list_of
 from confide.evidence.result import Check, Status, Verification, failed, passed, quoted, skipped
 from confide.evidence.snp import SnpResult, verify_snp
 from confide.evidence.snp_dstack import HOST_DATA
 from confide.evidence.tdx import TdxResult, verify_tdx
-from confide.protocol.report import Report
+from confide.protocol.report import Evidence, Report
 from confide.protocol.statement import aci_report_data
+from confide.verifier.collateral import NOTHING, Supplied
 from confide.verifier.policy import Policy
 from confide.verifier.software import check_compose
 
@@ -50,28 +53,36 @@ class PlatformVerification:
         return tuple(part for part in (self.cpu, self.gpu) if part is not None)
 
 
-def verify_platform(report: Report, nonce: str | None, policy: Policy, now: int) -> PlatformVerification:
-    """`nonce`: 64 lower-case hex digits that were asked with, or None. `now`: Unix seconds."""
+def verify_platform(
+    report: Report, nonce: str | None, policy: Policy, now: int, supplied: Supplied = NOTHING
+) -> PlatformVerification:
+    """`nonce`: 64 lower-case hex digits that were asked with, or None. `now`: Unix seconds. `supplied`: what counts
+    where the report has nothing of its own.
+    """
     if report.tee_type == TDX:
-        guest = verify_tdx_guest(report, nonce, policy, now)
+        guest = verify_tdx_guest(report, nonce, policy, now, supplied)
     elif report.tee_type == SEV_SNP:
-        guest = verify_snp_guest(report, nonce, policy, now)
+        guest = verify_snp_guest(report, nonce, policy, now, supplied)
     else:
         unknown = "there is no evidence that can be verified here"
         guest = PlatformVerification(
             cpu=None, provenance=skipped(PROVENANCE, unknown), custody=skipped(CUSTODY, unknown)
         )
-    gpu = verify_gpus(report, nonce, policy, now)
+    gpu = verify_gpus(report, nonce, policy, now, supplied)
     if gpu is None:
         return guest
-    required = guest.required | gpu.required if policy.gpu.required_gpus else guest.required
+    required = guest.required | gpu.required if asks_for_gpus(policy) else guest.required
     return replace(guest, gpu=gpu, details=(*guest.details, *gpu.checks), required=required)
 
 
-def verify_tdx_guest(report: Report, nonce: str | None, policy: Policy, now: int) -> PlatformVerification:
+def verify_tdx_guest(
+    report: Report, nonce: str | None, policy: Policy, now: int, supplied: Supplied
+) -> PlatformVerification:
     """The quote with the collateral that came along: all of it is signed under the policy's anchors, or it fails."""
     evidence = report.evidence
     collateral = evidence.collateral
+    if collateral is None and supplied.tdx is not None:
+        collateral = supplied.tdx.members
     tdx = verify_tdx(
         report.quote,
         collateral=None if collateral is None else msgspec.json.encode(collateral).decode(),
@@ -108,17 +119,20 @@ def verify_tdx_guest(report: Report, nonce: str | None, policy: Policy, now: int
     )
 
 
-def verify_snp_guest(report: Report, nonce: str | None, policy: Policy, now: int) -> PlatformVerification:
+def verify_snp_guest(
+    report: Report, nonce: str | None, policy: Policy, now: int, supplied: Supplied
+) -> PlatformVerification:
     """The report with the certificates that came along. An SNP guest has no runtime registers: what it runs is bound
     by HOST_DATA alone, where the host committed to a document at launch (tee-evidence 3.5).
     """
     evidence = report.evidence
     document = evidence.mr_config_document
+    vcek, chain, crl = endorsements_of(evidence, supplied)
     snp = verify_snp(
         report.quote,
-        vcek=encoded(evidence.vcek),
-        chain=encoded(evidence.cert_chain),
-        crl=None,
+        vcek=encoded(vcek),
+        chain=encoded(chain),
+        crl=crl,
         anchors=policy.anchors,
         policy=policy.snp,
         now=now,
@@ -137,15 +151,36 @@ def verify_snp_guest(report: Report, nonce: str | None, policy: Policy, now: int
     )
 
 
-def verify_gpus(report: Report, nonce: str | None, policy: Policy, now: int) -> GpuResult | None:
+def endorsements_of(evidence: Evidence, supplied: Supplied) -> tuple[str | None, str | None, bytes | None]:
+    """VCEK and chain (PEM), both the report's own or neither, and the revocation list (DER)."""
+    vcek, chain, crl = evidence.vcek, evidence.cert_chain, list_of(evidence.crl)
+    if supplied.snp is None:
+        return vcek, chain, crl
+    if vcek is None or chain is None:
+        vcek, chain = supplied.snp.vcek, supplied.snp.cert_chain
+    return vcek, chain, supplied.snp.crl_der if crl is None else crl
+
+
+def asks_for_gpus(policy: Policy) -> bool:
+    """Whether a service without GPU evidence is a failure."""
+    return policy.gpu.required_gpus > 0 or policy.gpu.require_nras
+
+
+def verify_gpus(report: Report, nonce: str | None, policy: Policy, now: int, supplied: Supplied) -> GpuResult | None:
     """GPU evidence for our nonce; None where there is none and none was asked for."""
     payload = report.evidence.nvidia_payload
-    if payload is None and not policy.gpu.required_gpus:
+    if payload is None and not asks_for_gpus(policy):
         return None
     asked = bytes(32) if nonce is None else bytes.fromhex(nonce)
     if nonce is None:  # no GPU can have answered a nonce that nobody drew
         payload = None
-    return verify_gpu_payload(payload, nonce=asked, anchors=policy.anchors, policy=policy.gpu, now=now)
+    gpu = verify_gpu_payload(payload, nonce=asked, anchors=policy.anchors, policy=policy.gpu, now=now)
+    if payload is None or not policy.gpu.require_nras:
+        return gpu
+    ueids = gpu.gpu_ueids
+    return gpu.with_nras(
+        verify_nras(supplied.nras, nonce=asked, keys=supplied.nras_keys, gpus=len(ueids), now=now, ueids=ueids)
+    )
 
 
 def check_host_document(report: Report, snp: SnpResult) -> Check:

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -69,12 +70,14 @@ def test_an_answer_about_several_gpus() -> None:
     assert failed(verified(answer(number=3), gpus=2, ueids=None)) == {"nras.claims"}
 
 
-def test_the_simulators_key_set_is_marked_as_simulated_and_the_services_is_named() -> None:
+def test_the_simulators_key_set_is_marked_as_simulated_whoever_says_otherwise_and_the_services_is_named() -> None:
     assert KEYS.anchor.simulated
     assert KEYS.anchor.name == f"sim:{KEYS.anchor.sha256}"
     assert verified().simulated
-    real = read_key_set(SimulatedNras(SEED).jwks(), simulated=False).anchor
-    assert (real.name, real.simulated, real.sha256) == ("nras-jwks", False, KEYS.anchor.sha256)
+    assert read_key_set(SimulatedNras(SEED).jwks(), simulated=False).anchor == KEYS.anchor
+    others = SimulatedNras(SEED).jwks().replace(b"simulated-nras-key", b"nv-eat-kid")
+    real = read_key_set(others, simulated=False).anchor
+    assert (real.name, real.simulated, real.sha256) == ("nras-jwks", False, sha256(others).hexdigest())
 
 
 def test_the_issuer_is_nvidias() -> None:
