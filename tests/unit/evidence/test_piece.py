@@ -14,6 +14,7 @@ from confide.evidence.piece import (
     certificates_of,
     claimed_nonce,
     describe,
+    list_of,
     named,
     recognise,
     root_der,
@@ -206,3 +207,8 @@ def test_roots_and_certificates_are_read_in_both_encodings(tdx: SimulatedTdxPlat
     assert rest is None
     with pytest.raises(PieceError, match="as PEM"):
         certificates_of(b"{}")
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, None), (7, None), ("", b""), ("0aFF", b"\x0a\xff"), ("0", b"")])
+def test_a_revocation_list_is_hex_or_fails_as_none(text: object, expected: bytes | None) -> None:
+    assert list_of(text) == expected
