@@ -15,6 +15,7 @@ COMMANDS = (
     ("proxy",),
     ("doctor",),
     ("simulate", "dstack"),
+    ("simulate", "tsm"),
     ("simulate", "pccs"),
     ("simulate", "quote"),
     ("simulate", "snp"),
