@@ -21,6 +21,7 @@ from confide.client.proof import Proof, answer_proof
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import CannotTell, ConfideError, VerificationError
 from confide.evidence.result import Status, Verification, failed, quoted
+from confide.evidence.snp import CHAIN as SNP_CHAIN
 from confide.evidence.tdx import COLLATERAL
 from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
@@ -294,15 +295,16 @@ def told(failure: VerificationError) -> ConfideError:
         return failure.__cause__
     if isinstance(failure, NotVerified) and lacks_only_collateral(failure.verification):
         return CannotTell(
-            "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
-            remedy="Ask a service that sends `collateral` in its report.",
+            "the service gave no collateral for its evidence, so whether that is genuine cannot be told",
+            remedy="Ask a service that sends `collateral` (TDX), or `vcek` and `cert_chain` (SEV-SNP), in its report.",
         )
     return failure
 
 
 def lacks_only_collateral(verified: Verification) -> bool:
-    """Whether the quote could not be checked for want of collateral, and nothing has failed."""
-    lacks = any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks)
+    """Whether the evidence could not be checked for want of collateral or certificates, and nothing has failed."""
+    needing = (COLLATERAL, SNP_CHAIN)
+    lacks = any(check.name in needing and check.status is Status.SKIP for check in verified.checks)
     return lacks and not verified.rejected
 
 
