@@ -99,6 +99,6 @@ class Verified:
 
 def verify(url: str, *options: str) -> Verified:
     """`confide verify URL --json` with nobody's state directory."""
-    command = [CONFIDE, "verify", url, *options, "--json"]
+    command: list[str | Path] = [CONFIDE, "verify", url, *options, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env={"CONFIDE_HOME": "/nowhere"})
     return Verified(done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr)

@@ -5,14 +5,15 @@ In place of the kernel's own files where the environment names the socket. The r
 
 import errno
 import os
+import socket
 from collections.abc import Mapping
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-
-import httpx2
 
 ENDPOINT_VARIABLE = "TSM_SIMULATOR_ENDPOINT"
 ANSWER_S = 90.0  # longer than anybody waits for a report
-REFUSED = 409
+DONE, REFUSED = 200, 409
 ERROR_NAME_BYTES = 64
 
 
@@ -28,8 +29,9 @@ class SimulatedTsmFiles:
     The last parts of a path count: the report, or the report and its attribute. Every call has a connection of its own.
     """
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, path: Path) -> None:
+        """`path`: of the socket."""
+        self._socket = path
 
     def mkdir(self, path: Path) -> None:
         self._call("PUT", path.name)
@@ -45,27 +47,35 @@ class SimulatedTsmFiles:
 
     def _call(self, method: str, target: str, *, content: bytes = b"", limit: int = ERROR_NAME_BYTES) -> bytes:
         """The body of a good answer, at most `limit` bytes."""
-        try:
-            with self._client() as client, client.stream(method, f"/{target}", content=content) as response:
-                body = bytearray()
-                for part in response.iter_raw():
-                    body += part
-                    if len(body) > limit:
-                        raise failing("EFBIG")
-        except httpx2.TimeoutException as error:
-            raise failing("ETIMEDOUT") from error
-        except httpx2.HTTPError as error:
-            raise failing("ENOTCONN") from error
-        if response.status_code == REFUSED:
+        with closing(UnixConnection(self._socket)) as connection:
+            try:
+                connection.request(method, f"/{target}", body=content)
+                response = connection.getresponse()
+                body = response.read(limit + 1)
+            except TimeoutError as error:
+                raise failing("ETIMEDOUT") from error
+            except (OSError, HTTPException) as error:
+                raise failing("ENOTCONN") from error
+        if len(body) > limit:
+            raise failing("EFBIG")
+        if response.status == REFUSED:
             raise failing(body.decode("ascii", "replace"))
-        if response.status_code != 200:
+        if response.status != DONE:
             raise failing("EPROTO")
-        return bytes(body)
+        return body
 
-    def _client(self) -> httpx2.Client:
-        # Nothing on a unix socket is TLS, and reading the machine's authorities would take longer than the call.
-        transport = httpx2.HTTPTransport(uds=str(self._socket), trust_env=False, verify=False)
-        return httpx2.Client(transport=transport, base_url="http://localhost", timeout=ANSWER_S, trust_env=False)
+
+class UnixConnection(HTTPConnection):
+    """One connection to a unix socket. httpx2, which speaks over one too, leaves it open where nobody listens."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=ANSWER_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(ANSWER_S)
+        self.sock.connect(str(self._path))
 
 
 def failing(name: str) -> OSError:

@@ -101,8 +101,8 @@ def dstack(
 ) -> None:
     """Run a SIMULATED dstack guest agent on a unix socket, and the PCCS of its platform on loopback, until SIGTERM.
 
-    Standard output says what to export, how to change what is wrong, and what to verify with. Quotes, keys and
-    collateral protect nothing.
+    Standard output says what to export, how to change what is wrong, and what to verify with.
+    Quotes, keys and collateral protect nothing.
     """
     directory = state_directory(state)
     seed = load_seed(directory)
@@ -133,9 +133,9 @@ def tsm(
     """Run the SIMULATED configfs-tsm of a bare TDX or SEV-SNP guest on a unix socket, and its vendors' services on
     loopback, until SIGTERM.
 
-    A service whose environment names the socket carries its file operations there: the kernel's rules hold, and nothing
-    is mounted. Standard output says what to export, how to change what is wrong, and what to verify with. Reports,
-    certificates and collateral protect nothing.
+    A service whose environment names the socket makes its reports there, by the kernel's rules.
+    Standard output says what to export, how to change what is wrong, and what to verify with.
+    Reports, certificates and collateral protect nothing.
     """
     directory = state_directory(state)
     seed = load_seed(directory)
