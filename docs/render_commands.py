@@ -18,6 +18,7 @@ COMMANDS = (
     ("evidence", "verify"),
     ("evidence", "fetch"),
     ("simulate", "dstack"),
+    ("simulate", "tsm"),
     ("simulate", "pccs"),
     ("simulate", "quote"),
     ("simulate", "snp"),

@@ -26,7 +26,7 @@ COMMIT = r"^([0-9a-f]{40}|[0-9a-f]{64})\Z"
 LABEL = r"^[!-~]+\Z"
 IMAGE_DIGEST = r"^sha256:[0-9a-f]{64}\Z"
 GPU_URL = r"^https?://[!-~]+\Z"
-PCCS_URL = r"^(https://[!-~]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?/?)\Z"
+VENDOR_URL = r"^(https://[!-~]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?/?)\Z"
 ARGUMENT = r"^[^\x00]*\Z"
 NONCE = "${nonce}"  # where the 64 hex digits of a request's nonce go
 
@@ -43,7 +43,7 @@ Commit = Annotated[str, msgspec.Meta(pattern=COMMIT)]
 ImageDigest = Annotated[str, msgspec.Meta(pattern=IMAGE_DIGEST)]
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=LABEL)]
 GpuUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=GPU_URL)]
-PccsUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=PCCS_URL)]
+VendorUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=VENDOR_URL)]
 Argument = Annotated[str, msgspec.Meta(max_length=4096, pattern=ARGUMENT)]
 
 # What msgspec says about types and patterns, in words for the person who writes the file.
@@ -64,7 +64,7 @@ WORDS = {
     f" matching regex {COMMIT!r}": " that is a full commit, 40 or 64 hex digits in lower case",
     f" matching regex {LABEL!r}": " in ASCII without spaces",
     f" matching regex {GPU_URL!r}": " of the form http://… or https://… without spaces",
-    f" matching regex {PCCS_URL!r}": " that is an https URL, or http://127.0.0.1 with a port",
+    f" matching regex {VENDOR_URL!r}": " that is an https URL, or http://127.0.0.1 with a port",
     f" matching regex {ARGUMENT!r}": " without NUL",
     f" matching regex {IMAGE_DIGEST!r}": " that is sha256: and 64 hex digits in lower case",
 }
@@ -105,7 +105,8 @@ class Attester(Section, frozen=True):
     gpu_url: GpuUrl | None = None
     gpu_file: FilePath | None = None
     collateral: Literal["fetch", "none"] = "fetch"  # of hardware's evidence, to travel with it
-    pccs_url: PccsUrl = "https://api.trustedservices.intel.com"  # Intel's service, or one with its interface
+    pccs_url: VendorUrl = "https://api.trustedservices.intel.com"  # Intel's service, or one with its interface
+    kds_url: VendorUrl = "https://kdsintf.amd.com"  # AMD's, likewise
 
 
 class Source(Section, frozen=True):

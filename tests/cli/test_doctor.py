@@ -422,6 +422,13 @@ def test_a_machine_without_a_tee_is_told_what_it_gets(tmp_path: Path) -> None:
     assert found.status == "warn"
     assert "counts as a SIMULATED TEE: no hardware protection" in found.found
     assert "agent.example" not in found.found
+    found = machine.tee("tsm", tmp_path, {"TSM_SIMULATOR_ENDPOINT": "/run/elsewhere.sock"})
+    assert found.status == "warn"
+    assert "found: configfs-tsm; not found: " in found.found
+    assert found.found.endswith(
+        "TSM_SIMULATOR_ENDPOINT names configfs-tsm, which is a SIMULATED TEE: no hardware protection"
+    )
+    assert "elsewhere" not in found.found
 
 
 class Nvml:

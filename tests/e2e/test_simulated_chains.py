@@ -1,18 +1,15 @@
-"""The whole chain of evidence, from a platform that does not exist to the verdict of whoever asks.
+"""The whole chain of evidence in one process: simulated platforms, the gateway, and the client that verifies it.
 
-Real processes first: `confide simulate dstack`, `confide serve` before it, `confide verify` against both. Then each
-fault, and the kernel's interface, through the gateway and the verifying client in this process.
+Quick, and closer to the parts than `test_whole_chains.py`, which runs each of them as a process of its own. Then the
+single pieces of evidence that `confide simulate` writes.
 """
 
 import asyncio
 import contextlib
-import json
 import os
-import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -39,159 +36,10 @@ from confide.telemetry.logs import Log
 from confide.verifier.appraisal import ServiceVerification
 from confide.verifier.policy import Policy
 from gateway_app import MODEL, answering, serving_scripted
-from running import CONFIDE, home_with_weights, running
+from running import CONFIDE
 
 SEED = b"\x44" * 32
-READY = "confide: simulated dstack ready on "
-READY_WITHIN_S = 20.0
 MONTH_S = 30 * 24 * 60 * 60
-HELLO = {"model": "confide/smollm2-135m", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 5}
-
-
-# Real processes.
-
-
-@dataclass
-class Machine:
-    """A `confide simulate dstack` that runs. `environ`: what it says to export; `trust`: what to verify with."""
-
-    process: "subprocess.Popen[str]"
-    environ: dict[str, str]
-    trust: tuple[str, ...]
-
-    def terminate(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
-
-
-@contextlib.contextmanager
-def simulating(home: Path, *options: str) -> Iterator[Machine]:
-    """The process, ready. Its standard output is read as a person would read it."""
-    home.mkdir(mode=0o700, exist_ok=True)
-    command: list[str | Path] = [CONFIDE, "simulate", "dstack", "--socket", home / "dstack.sock", *options]
-    environ = {**os.environ, "CONFIDE_HOME": str(home)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
-        try:
-            assert process.stdout is not None
-            lines = [process.stdout.readline().rstrip("\n") for _ in range(6)]
-            assert lines[0] == f"{READY}{home / 'dstack.sock'}"
-            assert lines[1].startswith("SIMULATED")
-            exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
-            yield Machine(process, exported, tuple(lines[-1].removeprefix("verify with: ").split()))
-        finally:
-            process.kill()
-
-
-def verify(url: str, *options: str) -> tuple[int, dict[str, Any]]:
-    """`confide verify --json` by somebody else: its exit status and its checks by name."""
-    done = subprocess.run(
-        [CONFIDE, "verify", url, *options, "--json"], capture_output=True, text=True, env={"CONFIDE_HOME": "/nowhere"}
-    )
-    document = json.loads(done.stdout) if done.stdout else {}
-    return done.returncode, document | {check["name"]: check for check in document.get("checks", ())}
-
-
-ATTESTED = '[server]\ntls = "attested"\n[attester]\ngpu = "simulated"\n'
-
-
-@pytest.mark.engine
-@pytest.mark.long
-def test_a_dstack_machine_with_a_gpu_is_verified_by_whoever_pins_its_roots(engine_home: Path, tmp_path: Path) -> None:
-    home = home_with_weights(tmp_path, engine_home)
-    with simulating(tmp_path / "machine") as machine:
-        with running(home, config=ATTESTED, environ=machine.environ) as service:
-            gpu_root = str(home / "simulator" / "gpu-root.pem")
-            trust = (*machine.trust, "--trust-root", gpu_root)
-            status, found = verify(service.url, *trust, "--require-gpus", "1")
-            assert (status, found["verdict"]) == (0, "VERIFIED"), found
-            passed = {"id-1", "id-2", "id-3", "id-4", "id-5", "id-6", "custody.receipt", "tdx.collateral", "tdx.tcb"}
-            passed |= {f"gpu.0.{name}" for name in ("chain", "signature", "nonce", "fwid")}
-            assert {name for name in passed if found[name]["status"] != "pass"} == set()
-            assert found["simulated"] is True
-
-            other_kms = "02" + "11" * 32
-            status, found = verify(service.url, *machine.trust[:2], "--trust-root", gpu_root, "--kms-root", other_kms)
-            assert (status, found["id-5"]["status"]) == (1, "fail")
-            status, found = verify(service.url, *trust, "--require-gpus", "2")
-            assert (status, found["verdict"]) == (1, "NOT VERIFIED")
-            status, found = verify(service.url)
-            assert (status, found["id-1"]["status"]) == (1, "fail"), "nobody trusts a simulator who did not say so"
-
-            asked: list[str | Path] = [
-                CONFIDE,
-                "ask",
-                "Say hello.",
-                "--base-url",
-                service.url,
-                *trust,
-                "--max-tokens",
-                "5",
-            ]
-            done = subprocess.run(asked, capture_output=True, text=True, env={"CONFIDE_HOME": str(tmp_path)})
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert service.terminate() == 0
-            assert "SIMULATED" in service.output()
-        assert machine.terminate() == 0
-    assert not (tmp_path / "machine" / "dstack.sock").exists()
-    assert [path.stat().st_mode & 0o777 for path in (home / "collateral").iterdir()] == [0o600]
-
-
-@pytest.mark.engine
-@pytest.mark.long
-def test_without_a_provisioning_service_it_serves_and_nobody_can_tell(engine_home: Path, tmp_path: Path) -> None:
-    home = home_with_weights(tmp_path, engine_home)
-    with (
-        simulating(tmp_path / "machine", "--fault", "pccs-failing") as machine,
-        running(home, config='[server]\ntls = "attested"\n', environ=machine.environ) as service,
-    ):
-        status, found = verify(service.url, *machine.trust)
-        assert status == 3
-        assert (found["id-1"]["status"], found["tdx.collateral"]["status"]) == ("skip", "skip")
-        logged = [json.loads(line) for line in service.output().splitlines() if '"event":"collateral"' in line]
-        assert [(line["outcome"], line["error"]) for line in logged] == [("none", "Unavailable")]
-        assert service.terminate() == 0
-
-
-def test_a_machine_that_quotes_other_data_is_not_served(tmp_path: Path) -> None:
-    with simulating(tmp_path / "machine", "--fault", "report-data") as machine:
-        done = subprocess.run(
-            [CONFIDE, "serve", "--port", "0"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **machine.environ, "CONFIDE_HOME": str(tmp_path / "machine")},
-        )
-        assert done.returncode == 2
-        assert "other report data" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "options", [("--fault", "unheard-of"), ("--socket", "/nowhere/dstack.sock"), ("--pccs-port", "65536")], ids=str
-)
-def test_what_cannot_be_simulated_is_refused_in_words(tmp_path: Path, options: tuple[str, str]) -> None:
-    environ = {**os.environ, "CONFIDE_HOME": str(tmp_path)}
-    command: list[str | Path] = [CONFIDE, "simulate", "dstack", "--socket", tmp_path / "dstack.sock", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=30)
-    assert done.returncode == 2
-    assert options[0] in done.stderr
-
-
-@pytest.mark.parametrize("kind", ["quote", "snp", "gpu"])
-def test_a_simulated_piece_of_evidence_verifies_as_its_last_line_says(tmp_path: Path, kind: str) -> None:
-    environ = {**os.environ, "CONFIDE_HOME": str(tmp_path)}
-    made = subprocess.run(
-        [CONFIDE, "simulate", kind, tmp_path / "out"], capture_output=True, text=True, check=True, env=environ
-    )
-    label, line = made.stdout.splitlines()
-    assert label.startswith("SIMULATED")
-    command: list[str | Path] = [CONFIDE, *line.removeprefix("verify with: confide ").split()]
-    assert subprocess.run(command, capture_output=True, env=environ).returncode == 0
-    unpinned = command[: command.index("--root")]
-    assert subprocess.run(unpinned, capture_output=True, env=environ).returncode == 1
-
-
-# In this process: the gateway, and the client that verifies it.
-
-
 ATTESTED_TLS = Config(model=(Model(id=MODEL, upstream_model="scripted"),), server=Server(tls="attested"))
 
 
@@ -349,6 +197,23 @@ async def test_a_faulty_snp_guest_is_refused(tmp_path: Path, knobs: dict[str, An
     )
     assert result.verdict is Verdict.NOT_VERIFIED
     assert statuses(result)[check] is statuses(result)["id-1"] is Status.FAIL, result.checks
+
+
+# Single pieces of evidence.
+
+
+@pytest.mark.parametrize("kind", ["quote", "snp", "gpu"])
+def test_a_simulated_piece_of_evidence_verifies_as_its_last_line_says(tmp_path: Path, kind: str) -> None:
+    environ = {**os.environ, "CONFIDE_HOME": str(tmp_path)}
+    made = subprocess.run(
+        [CONFIDE, "simulate", kind, tmp_path / "out"], capture_output=True, text=True, check=True, env=environ
+    )
+    label, line = made.stdout.splitlines()
+    assert label.startswith("SIMULATED")
+    command: list[str | Path] = [CONFIDE, *line.removeprefix("verify with: confide ").split()]
+    assert subprocess.run(command, capture_output=True, env=environ).returncode == 0
+    unpinned = command[: command.index("--root")]
+    assert subprocess.run(unpinned, capture_output=True, env=environ).returncode == 1
 
 
 def test_evidence_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:

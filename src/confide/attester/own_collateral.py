@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 from confide import config
 from confide.attester.base import SnpCertificates
 from confide.collateral.cache import FileCache
-from confide.collateral.fetch import Unavailable, fetcher_for
+from confide.collateral.fetch import Unavailable, fetcher_for, require_base
 from confide.collateral.kds import AMD_KDS, SnpCollateralSource, chip_of, crl_window
 from confide.collateral.pcs import Pcs, TdxCollateralSource
 from confide.collateral.supply import Malformed
@@ -129,11 +129,12 @@ class OwnCollateral:
         wait_s: float = WAIT_S,
     ) -> None:
         """`directory`: of the cache. `now`: Unix seconds. `pccs_url`: the provisioning service, Intel's by default.
+        `kds_url`: AMD's key distribution service.
 
         Raises ConfigError for an address that is neither https nor loopback. Nothing is opened yet.
         """
         self._pcs = Pcs.at() if pccs_url is None else Pcs.at(pccs_url)
-        self._kds_url = kds_url
+        self._kds_url = require_base(kds_url, "AMD's key distribution service")
         self._cache = FileCache(directory)
         self._now = now
         self._log = log
@@ -203,4 +204,4 @@ def own_collateral(settings: config.Attester, home: Path, *, now: Callable[[], i
     """What `[attester] collateral` asks for, kept below the state directory. Raises ConfigError."""
     if settings.collateral == "none":
         return None
-    return OwnCollateral(home / "collateral", now=now, log=log, pccs_url=settings.pccs_url)
+    return OwnCollateral(home / "collateral", now=now, log=log, pccs_url=settings.pccs_url, kds_url=settings.kds_url)

@@ -2,7 +2,8 @@
 
 "auto" takes the guest agent of dstack when its socket is there, else configfs-tsm when its directory may be written. A
 machine that shows a TEE of which neither works is refused: whoever rents such a machine expects its protection, and
-must not get the simulated one in silence.
+must not get the simulated one in silence. What the environment names in place of either is taken, and counts as
+simulated.
 """
 
 import os
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from confide.attester import simulated_tsm
 from confide.attester.base import Attester
 from confide.attester.dstack import DstackAttester
 from confide.attester.dstack_agent import ENDPOINT_VARIABLE, SOCKETS, GuestAgent, find_agent
 from confide.attester.own_collateral import OwnCollateral
 from confide.attester.simulated import SimulatedAttester
+from confide.attester.simulated_tsm import SimulatedTsmFiles, find_simulated_tsm
 from confide.attester.tsm import TsmAttester
 from confide.attester.tsm_report import TsmReader
 from confide.errors import ConfigError
@@ -47,9 +50,10 @@ def may_write(directory: Path) -> bool:
 
 
 def find_tee_device(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> str | None:
-    """The first sign of a TEE on this machine: a path, the name of the agent's variable, or None."""
-    if environ.get(ENDPOINT_VARIABLE):
-        return ENDPOINT_VARIABLE
+    """The first sign of a TEE on this machine: a path, the name of a simulator's variable, or None."""
+    for variable in (ENDPOINT_VARIABLE, simulated_tsm.ENDPOINT_VARIABLE):
+        if environ.get(variable):
+            return variable
     return next((str(root / device) for device in DEVICES if os.path.lexists(root / device)), None)
 
 
@@ -59,7 +63,7 @@ def choose(
     """What "auto" takes on this machine. Raises ConfigError where there is a TEE that cannot be used."""
     if find_agent(environ, root) is not None:
         return "dstack"
-    if may_write(root / TSM):
+    if find_simulated_tsm(environ) is not None or may_write(root / TSM):
         return "tsm"
     device = find_tee_device(root, environ)
     if device is None:
@@ -115,7 +119,7 @@ def usable(
             f'[attester] kind = "dstack": {reason}',
             remedy="Start on a dstack machine with the agent's socket mounted into this container.",
         )
-    if kind == "tsm" and not may_write(root / TSM):
+    if kind == "tsm" and find_simulated_tsm(environ) is None and not may_write(root / TSM):
         found = [lack for path, lack in lacks(root, may_write=may_write).items() if path not in SOCKETS]
         reason = "; ".join(lack.reason for lack in found) or f"there is no {root / TSM}"
         remedy = " ".join(dict.fromkeys(lack.remedy for lack in found)) or "Start in a TDX or SEV-SNP guest."
@@ -143,6 +147,10 @@ async def open_attester(
     if chosen == "dstack" and endpoint is not None:
         return await DstackAttester.open(GuestAgent(endpoint), collateral=collateral)
     if chosen == "tsm":
+        socket = find_simulated_tsm(environ)
+        if socket is not None:
+            reader = TsmReader(SimulatedTsmFiles(socket), socket)
+            return await TsmAttester.open(reader, collateral=collateral, simulated=True)
         return await TsmAttester.open(TsmReader(directory=root / TSM), collateral=collateral)
     if chosen == "simulated":
         return SimulatedAttester(home, now)

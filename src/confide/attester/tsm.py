@@ -15,6 +15,7 @@ from confide.attester.keys import SEED_BYTES, LegacyKeys, WorkloadKeys
 from confide.attester.one_thread import OneThread
 from confide.attester.own_collateral import OwnCollateral
 from confide.attester.own_output import REPORT_DATA_BYTES, require_same, snp_report_data, tdx_report_data
+from confide.attester.simulated_tsm import ENDPOINT_VARIABLE
 from confide.attester.tsm_report import SNP, TDX, TsmBusy, TsmError, TsmReader, TsmReport
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.evidence.snp_table import ARK, ASK, SnpTableError, parse_certificate_table
@@ -28,13 +29,13 @@ START_REMEDY = (
     "It needs Linux 6.7 or newer with CONFIG_TSM_REPORTS, the module tdx_guest or sev-guest, configfs mounted at "
     "/sys/kernel/config, and a directory /sys/kernel/config/tsm/report that this user may write (root, or chown)."
 )
+SIMULATOR_REMEDY = f"See that `confide simulate tsm` runs, and that {ENDPOINT_VARIABLE} names its socket."
 
 
 class TsmAttester:
     """Reports one after the other; those who come meanwhile wait in a bounded queue. Made by `open`."""
 
     kind = "tsm"
-    simulated = False
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class TsmAttester:
         *,
         collateral: OwnCollateral | None = None,
         deadline_s: float = DEADLINE_S,
+        simulated: bool = False,
     ) -> None:
-        """`provider`: "tdx_guest" or "sev_guest". Draws the keys."""
+        """`provider`: "tdx_guest" or "sev_guest". `simulated`: see `open`. Draws the keys."""
+        self.simulated = simulated
         seed = os.urandom(SEED_BYTES)  # held by the two objects below and nobody else
         self.keys = LegacyKeys.derive(seed)
         self.workload_keys = WorkloadKeys.derive(seed)
@@ -56,12 +59,18 @@ class TsmAttester:
 
     @classmethod
     async def open(
-        cls, reader: TsmReader, *, collateral: OwnCollateral | None = None, deadline_s: float = DEADLINE_S
+        cls,
+        reader: TsmReader,
+        *,
+        collateral: OwnCollateral | None = None,
+        deadline_s: float = DEADLINE_S,
+        simulated: bool = False,
     ) -> Self:
         """Ask who answers, and for one report, to see that this platform is one whose evidence can be served.
 
         `collateral`: what travels with quotes, and with reports where the host gave no certificates; None leaves it to
-        verifiers. `deadline_s`: for each report, waiting included. Raises ConfigError, which says what is missing.
+        verifiers. `deadline_s`: for each report, waiting included. `simulated`: the reader's files are no kernel's.
+        Raises ConfigError, which says what is missing.
         """
         thread = OneThread("tsm-attester-start", max_waiting=1, deadline_s=deadline_s)
         try:
@@ -71,12 +80,14 @@ class TsmAttester:
                     f'[attester] kind = "tsm": the provider is {provider[:40]!r}, expected {TDX} or {SNP}',
                     remedy="Other platforms are not supported by this version.",
                 )
-            attester = cls(reader, provider, collateral=collateral, deadline_s=deadline_s)
+            attester = cls(reader, provider, collateral=collateral, deadline_s=deadline_s, simulated=simulated)
             await attester.attest(bytes(REPORT_DATA_BYTES))
         except (TsmError, NotReady, InternalError) as error:
             reason = error.message if isinstance(error, NotReady | InternalError) else str(error)
             cause = f": {error.__cause__}" if isinstance(error.__cause__, TsmError) else ""
-            raise ConfigError(f'[attester] kind = "tsm": {reason}{cause}', remedy=START_REMEDY) from error
+            raise ConfigError(
+                f'[attester] kind = "tsm": {reason}{cause}', remedy=SIMULATOR_REMEDY if simulated else START_REMEDY
+            ) from error
         return attester
 
     async def attest(self, report_data: bytes) -> Evidence:

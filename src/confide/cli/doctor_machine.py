@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from confide.attester import simulated_tsm
 from confide.attester.dstack_agent import ENDPOINT_VARIABLE, SOCKETS
 from confide.attester.gpu_sources import GpuFailed, Nvml, confidential_mode, gpu_devices, load_nvml
 from confide.attester.selection import SNP_DEVICES, TDX_DEVICES, TSM, Kind, may_write, usable
@@ -101,6 +102,7 @@ def tee(
     """Which signs of a TEE there are, what they lack, and what `[attester] kind` takes here (tee-evidence 2)."""
     signs = {name: any(os.path.lexists(root / path) for path in paths) for name, paths in TEE_SIGNS.items()}
     signs["dstack agent"] |= bool(environ.get(ENDPOINT_VARIABLE))
+    signs["configfs-tsm"] |= simulated_tsm.find_simulated_tsm(environ) is not None
     groups = {
         "found": [name for name in signs if signs[name]],
         "not found": [name for name in signs if not signs[name]],
@@ -114,6 +116,8 @@ def tee(
         return warn("TEE", f"{found}; {TAKES[chosen]}")
     if environ.get(ENDPOINT_VARIABLE) and chosen == "dstack":
         return warn("TEE", f"{found}; {ENDPOINT_VARIABLE} names the agent, which counts as a {SIMULATED}")
+    if simulated_tsm.find_simulated_tsm(environ) is not None and chosen == "tsm":
+        return warn("TEE", f"{found}; {simulated_tsm.ENDPOINT_VARIABLE} names configfs-tsm, which is a {SIMULATED}")
     return ok("TEE", f"{found}; takes {TAKES[chosen]}")
 
 

@@ -3,10 +3,13 @@
 import contextlib
 import logging
 import secrets
+import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +23,16 @@ from confide.attester.simulated import write_root
 from confide.errors import ConfigError
 from confide.simulator.dstack import FAULTS, SimulatedDstack
 from confide.simulator.gpu import SimulatedGpu, gpu_payload
+from confide.simulator.gpu_source import PATH as GPUS_PATH
+from confide.simulator.kms import SimulatedKms
+from confide.simulator.machine import FAULT as FAULT_PATH
+from confide.simulator.machine import SimulatedMachine, SimulatedParts
 from confide.simulator.nras import SimulatedNras
 from confide.simulator.pccs import SimulatedPccs
 from confide.simulator.serving import serving, serving_tcp
 from confide.simulator.snp import SimulatedSnpPlatform
-from confide.simulator.tdx import SimulatedTdxPlatform
+from confide.simulator.tdx import QuoteForm, SimulatedTdxPlatform
+from confide.simulator.tsm import SNP_GUEST_FAULTS, TDX_GUEST_FAULTS, SimulatedTsm
 
 app = typer.Typer(help="Simulated TEEs and vendors, to rehearse with.", no_args_is_help=True)
 
@@ -32,64 +40,176 @@ READY = "confide: simulated {what} ready on {where}"
 LABEL = "SIMULATED: no hardware protection"
 FOLLOW_S = 60.0  # how often collateral is dated anew
 ISSUED_BACK_S = 60 * 60
+MOST_GPUS = 64
 
 
-def known_fault(text: str) -> str:
-    """A fault by its name."""
-    if text not in FAULTS:
-        raise typer.BadParameter(f"expected one of {', '.join(FAULTS)}")
-    return text
+class Form(StrEnum):
+    """Layouts of a TDX quote, as the command line calls them."""
 
+    V4 = "v4"
+    V5 = "v5"
+    V5_TD15 = "v5-td15"
+
+
+class Tee(StrEnum):
+    """What a bare guest can run on."""
+
+    TDX = "tdx"
+    SNP = "snp"
+
+
+FORMS = {Form.V4: QuoteForm.V4, Form.V5: QuoteForm.V5_REPORT_10, Form.V5_TD15: QuoteForm.V5_REPORT_15}
+GUEST_FAULTS = {Tee.TDX: TDX_GUEST_FAULTS, Tee.SNP: SNP_GUEST_FAULTS}
 
 State = Annotated[
     Path | None,
     typer.Option("--state", metavar="DIR", help="Where the seed and the roots are; default: under CONFIDE_HOME."),
 ]
 Port = Annotated[
-    int, typer.Option("--pccs-port", metavar="PORT", min=0, max=65535, help="Port of the PCCS; default: a free one.")
+    int,
+    typer.Option(
+        "--pccs-port", metavar="PORT", min=0, max=65535, help="Port of the vendors' services; default: a free one."
+    ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="DIR", help="A directory for the files; made where it is missing.")]
+QuoteLayout = Annotated[
+    Form,
+    typer.Option("--quote", help="TDX quotes of version 4, or of version 5 with a TD report 1.0 or 1.5."),
+]
+Gpus = Annotated[
+    int, typer.Option("--gpus", metavar="N", min=0, max=MOST_GPUS, help="So many SIMULATED GPUs; default: none.")
+]
+Fault = Annotated[
+    str | None,
+    typer.Option(
+        "--fault",
+        metavar="NAME",
+        help="One thing that is wrong, such as debug, revoked, report-data, pccs-failing, gpu-signature; an unknown "
+        "name shows them all.",
+    ),
+]
 
 
 @app.command()
 def dstack(
     socket: Annotated[Path, typer.Option("--socket", metavar="PATH", help="Where the guest agent listens.")],
+    form: QuoteLayout = Form.V4,
+    gpus: Gpus = 0,
     pccs_port: Port = 0,
     state: State = None,
-    fault: Annotated[
-        str | None,
-        typer.Option(
-            "--fault",
-            metavar="NAME",
-            parser=known_fault,
-            help="One thing that is wrong, such as debug, revoked, outdated, report-data, custody, pccs-failing.",
-        ),
-    ] = None,
+    fault: Fault = None,
 ) -> None:
     """Run a SIMULATED dstack guest agent on a unix socket, and the PCCS of its platform on loopback, until SIGTERM.
 
-    Standard output says what to export, and what to verify with. Quotes, keys and collateral protect nothing.
+    Standard output says what to export, how to change what is wrong, and what to verify with.
+    Quotes, keys and collateral protect nothing.
     """
     directory = state_directory(state)
-    machine = SimulatedDstack(load_seed(directory), now=int(time.time()), fault=fault)
-    root = directory / "intel-root.pem"
-    write_root(root, machine.root_pem)
+    seed = load_seed(directory)
+    require_fault(fault, FAULTS)
+
+    def make(wrong: str | None) -> SimulatedParts:
+        return SimulatedDstack(seed, now=int(time.time()), fault=wrong, form=FORMS[form], gpus=gpus)
+
+    rehearse(
+        SimulatedMachine(make, fault),
+        Place(what="dstack", socket=socket, port=pccs_port, roots=directory),
+        exports={"DSTACK_SIMULATOR_ENDPOINT": "{socket}", "CONFIDE_ATTESTER_KIND": "dstack"}
+        | vendors("pccs", gpus=gpus),
+        options=["--kms-root", SimulatedKms(seed).root_public_key, *demanded(gpus)],
+    )
+
+
+@app.command()
+def tsm(
+    socket: Annotated[Path, typer.Option("--socket", metavar="PATH", help="Where configfs-tsm is served.")],
+    tee: Annotated[Tee, typer.Option("--tee", help="What the guest runs on.")] = Tee.TDX,
+    form: QuoteLayout = Form.V4,
+    gpus: Gpus = 0,
+    pccs_port: Port = 0,
+    state: State = None,
+    fault: Fault = None,
+) -> None:
+    """Run the SIMULATED configfs-tsm of a bare TDX or SEV-SNP guest on a unix socket, and its vendors' services on
+    loopback, until SIGTERM.
+
+    A service whose environment names the socket makes its reports there, by the kernel's rules.
+    Standard output says what to export, how to change what is wrong, and what to verify with.
+    Reports, certificates and collateral protect nothing.
+    """
+    directory = state_directory(state)
+    seed = load_seed(directory)
+    require_fault(fault, GUEST_FAULTS[tee])
+    if tee is Tee.SNP and form is not Form.V4:
+        raise typer.BadParameter("SEV-SNP has reports, and no TDX quotes", param_hint="--quote")
+
+    def make(wrong: str | None) -> SimulatedParts:
+        now = int(time.time())
+        if tee is Tee.SNP:
+            return SimulatedTsm.snp(seed, now=now, fault=wrong, gpus=gpus)
+        return SimulatedTsm.tdx(seed, now=now, fault=wrong, form=FORMS[form], gpus=gpus)
+
+    rehearse(
+        SimulatedMachine(make, fault),
+        Place(what="tsm", socket=socket, port=pccs_port, roots=directory),
+        exports={"TSM_SIMULATOR_ENDPOINT": "{socket}", "CONFIDE_ATTESTER_KIND": "tsm"}
+        | vendors("kds" if tee is Tee.SNP else "pccs", gpus=gpus),
+        options=demanded(gpus),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a machine is: its socket, the port of its vendors, and the directory of its roots. `what`: its name."""
+
+    what: str
+    socket: Path
+    port: int
+    roots: Path
+
+
+def vendors(service: str, *, gpus: int) -> dict[str, str]:
+    """The settings that lead to the vendors' services. `service`: "pccs" or "kds"."""
+    settings = {f"CONFIDE_ATTESTER_{service.upper()}_URL": "{vendors}"}
+    if gpus:
+        settings |= {"CONFIDE_ATTESTER_GPU": "url", "CONFIDE_ATTESTER_GPU_URL": f"{{vendors}}{GPUS_PATH}{config.NONCE}"}
+    return settings
+
+
+def demanded(gpus: int) -> list[str]:
+    """What a verifier asks besides: as many GPUs as there are."""
+    return ["--require-gpus", str(gpus)] if gpus else []
+
+
+def require_fault(name: str | None, faults: tuple[str, ...]) -> None:
+    """Raise typer.BadParameter for a fault that the machine cannot have."""
+    if name is not None and name not in faults:
+        raise typer.BadParameter(f"expected one of {', '.join(faults)}", param_hint="--fault")
+
+
+def rehearse(machine: SimulatedMachine, place: Place, *, exports: Mapping[str, str], options: Sequence[str]) -> None:
+    """Serve the machine until a signal. `exports`: variables for a service, in which {socket} and {vendors} are put.
+    `options`: for a verifier, besides the roots. Raises ConfigError.
+    """
+    pinned = []
+    for name, pem in machine.roots.items():
+        write_root(place.roots / name, pem)
+        pinned += ["--trust-root", str(place.roots / name)]
     with contextlib.ExitStack() as closing, stopping() as stop:
         try:
-            path = closing.enter_context(serving(machine.agent_app, socket.absolute()))
+            path = closing.enter_context(serving(machine.guest_app, place.socket.absolute()))
         except OSError as error:
             raise ConfigError(
-                f"--socket {socket}: cannot be made: {error.strerror or error}",
+                f"--socket {place.socket}: cannot be made: {error.strerror or error}",
                 remedy="Name a path of at most 100 characters in a directory of yours at which nothing is yet.",
             ) from error
-        pccs = closing.enter_context(on_port(machine.pccs_app, pccs_port))
-        say(READY.format(what="dstack", where=path), LABEL)
-        say(
-            f"export DSTACK_SIMULATOR_ENDPOINT={path}",
-            "export CONFIDE_ATTESTER_KIND=dstack",
-            f"export CONFIDE_ATTESTER_PCCS_URL={pccs}",
-            f"verify with: --trust-root {root} --kms-root {machine.kms_root}",
-        )
+        url = closing.enter_context(on_port(machine.vendors_app, place.port))
+        say(READY.format(what=place.what, where=path), LABEL)
+        for name, value in exports.items():
+            given = value.replace("{socket}", str(path)).replace("{vendors}", url)
+            say(f"export {name}={shlex.quote(given)}")
+        say(f"change what is wrong: curl -X PUT --data NAME {url}{FAULT_PATH}")
+        say(f"verify with: {shlex.join([*pinned, *options])}")
         while not stop.wait(FOLLOW_S):
             machine.follow(int(time.time()))
 

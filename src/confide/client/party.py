@@ -20,6 +20,7 @@ from confide.client.proof import Proof, answer_proof
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
 from confide.errors import CannotTell, ConfideError, VerificationError
 from confide.evidence.result import Status, Verification, failed, quoted
+from confide.evidence.snp import CHAIN as SNP_CHAIN
 from confide.evidence.tdx import COLLATERAL
 from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
@@ -332,10 +333,10 @@ def lacked(verified: Verification) -> CannotTell | None:
     """Why something that decides could not be checked for want of collateral, None where that is not so."""
     if verified.lacking:
         return verified.lacking[0]
-    if any(check.name == COLLATERAL and check.status is Status.SKIP for check in verified.checks):
+    if any(check.name in (COLLATERAL, SNP_CHAIN) and check.status is Status.SKIP for check in verified.checks):
         return CannotTell(
-            "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
-            remedy="Ask a service that sends `collateral` in its report, or name a file that has it.",
+            "the service gave no collateral for its evidence, so whether that is genuine cannot be told",
+            remedy="Ask a service that sends `collateral` (TDX), or `vcek` and `cert_chain` (SEV-SNP), or name a file.",
         )
     return None
 

@@ -47,6 +47,7 @@ def on_socket(app: ASGIApp, listener: socket.socket, name: str) -> Iterator[None
     """Serve on a socket that is bound. `name`: of the thread."""
     config = uvicorn.Config(
         app,
+        interface="asgi3",  # a method of an object is not recognised as one
         loop="asyncio",
         lifespan="off",
         log_config=None,

@@ -13,6 +13,7 @@ from confide.attester.selection import DEVICES, TSM, choose, find_tee_device, la
 from confide.attester.tsm_report import TsmReader
 from confide.errors import ConfigError
 from confide.simulator.configfs import SimulatedConfigfs
+from confide.simulator.configfs_socket import SimulatedConfigfsSocket
 from confide.simulator.guest_agent import SimulatedGuestAgent, serving
 from confide.simulator.kms import SimulatedKms
 from confide.simulator.tdx import SimulatedTdxPlatform
@@ -178,6 +179,37 @@ async def test_an_agent_in_the_environment_is_taken_and_counts_as_simulated(
         environ = {"DSTACK_SIMULATOR_ENDPOINT": str(path)}
         attester = await open_attester("auto", tmp_path, now=now, root=root, environ=environ, may_write=never)
     assert (attester.kind, attester.simulated) == ("dstack", True)
+
+
+@pytest.mark.parametrize("kind", ["auto", "tsm"])
+async def test_a_configfs_in_the_environment_is_taken_and_counts_as_simulated(
+    root: Path, tmp_path: Path, short_root: Path, kind: selection.Kind
+) -> None:
+    files = SimulatedConfigfs.tdx(SimulatedTdxPlatform(SEED, now=NOW))
+    path = short_root / "tsm.sock"
+    with serving(SimulatedConfigfsSocket(files).app, path):
+        environ = {"TSM_SIMULATOR_ENDPOINT": str(path)}
+        attester = await open_attester(kind, tmp_path, now=now, root=root, environ=environ, may_write=never)
+        evidence = await attester.attest(bytes(64))
+    assert (attester.kind, attester.tee_type, attester.simulated) == ("tsm", "tdx", True)
+    assert evidence.simulated
+    assert evidence.aci_members()["simulated"] is True
+
+
+@pytest.mark.parametrize("kind", ["auto", "tsm"])
+async def test_a_configfs_in_the_environment_that_is_away_is_refused_and_nothing_takes_its_place(
+    root: Path, tmp_path: Path, kind: selection.Kind
+) -> None:
+    show(root, TSM)
+    environ = {"TSM_SIMULATOR_ENDPOINT": str(tmp_path / "tsm.sock")}
+    with pytest.raises(ConfigError, match=r'kind = "tsm": ENOTCONN.*tsm\.sock') as caught:
+        await open_attester(kind, tmp_path, now=now, root=root, environ=environ, may_write=always)
+    assert "confide simulate tsm" in str(caught.value.remedy)
+
+
+def test_a_variable_of_a_simulator_is_a_sign_of_a_tee(root: Path) -> None:
+    assert find_tee_device(root, {"TSM_SIMULATOR_ENDPOINT": "/run/tsm.sock"}) == "TSM_SIMULATOR_ENDPOINT"
+    assert find_tee_device(root, {"TSM_SIMULATOR_ENDPOINT": ""}) is None
 
 
 def test_a_directory_that_is_not_there_is_not_writable(root: Path) -> None:

@@ -152,7 +152,10 @@ def test_it_can_be_turned_off_and_the_address_has_to_be_safe(tmp_path: Path) -> 
     assert own_collateral(off, tmp_path, now=lambda: NOW, log=log) is None
     assert own_collateral(config.Attester(), tmp_path, now=lambda: NOW, log=log) is not None
     for url in ("http://pccs.example.com", "ftp://127.0.0.1", "http://127.0.0.1.example.com", "http://127.0.0.1:80@x"):
-        with pytest.raises(ConfigError, match="https"):
-            config.load(None, environ={}, overrides={"attester": {"pccs_url": url}})
-    with pytest.raises(ConfigError, match="query"):
-        own_collateral(config.Attester(pccs_url="https://x.example/?a=b"), tmp_path, now=lambda: NOW, log=log)
+        for key in ("pccs_url", "kds_url"):
+            with pytest.raises(ConfigError, match="https"):
+                config.load(None, environ={}, overrides={"attester": {key: url}})
+    odd = "https://x.example/?a=b"
+    for settings in (config.Attester(pccs_url=odd), config.Attester(kds_url=odd)):
+        with pytest.raises(ConfigError, match="query"):
+            own_collateral(settings, tmp_path, now=lambda: NOW, log=log)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from coincurve import PrivateKey
 
-from aci_service import NONCE, AciService, appraised, named
+from aci_service import HOST, NONCE, AciService, appraised, named
+from confide.client.party import require
+from confide.errors import CannotTell, VerificationError
 from confide.evidence.custody import ROLES
 from confide.evidence.policy import DstackPolicy, GpuPolicy, SnpPolicy
 from confide.evidence.result import Status, Verdict
@@ -17,7 +19,7 @@ from confide.protocol.statement import aci_report_data
 from confide.simulator import measurements
 from confide.simulator.gpu import gpu_payload
 from confide.simulator.kms import SimulatedKms
-from confide.verifier.appraisal import ServiceVerification
+from confide.verifier.appraisal import Connection, ServiceVerification
 from confide.verifier.platform import concluded
 from confide.verifier.policy import Policy
 from gpu_builders import gpus
@@ -86,6 +88,12 @@ def test_without_its_certificates_an_snp_report_is_neither_yes_nor_no(
     result = snp_service(service, vcek=..., cert_chain=...).verified(trusting_snp())
     assert status(result, "id-1") is Status.SKIP
     assert not result.ok
+    with pytest.raises(CannotTell, match="gave no collateral") as caught:
+        require(result)
+    assert "`vcek` and `cert_chain`" in str(caught.value.remedy)
+    plain = Connection(host=HOST, spki_sha256=None)
+    with pytest.raises(VerificationError, match="id-6"):
+        require(snp_service(service, vcek=..., cert_chain=...).verified(trusting_snp(), connection=plain))
 
 
 def test_an_snp_policy_is_asked_too(service: AciService, trusting_snp: Trusting) -> None:
