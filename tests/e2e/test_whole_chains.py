@@ -40,7 +40,19 @@ CHAINS = {
 # What has to pass on an honest machine.
 TDX = {"id-1", "id-2", "id-3", "id-6", "tdx.root", "tdx.quote", "tdx.collateral", "tdx.tcb", "tdx.attributes"}
 DSTACK = TDX | {"id-4", "id-5", "custody.receipt", "dstack.replay", "dstack.events", "dstack.compose"}
-SNP = {"id-1", "id-2", "id-3", "id-6", "snp.root", "snp.chain", "snp.signature", "snp.vcek", "snp.policy", "snp.tcb"}
+SNP = {
+    "id-1",
+    "id-2",
+    "id-3",
+    "id-6",
+    "snp.root",
+    "snp.chain",
+    "snp.crl",
+    "snp.signature",
+    "snp.vcek",
+    "snp.policy",
+    "snp.tcb",
+}
 GPUS = {f"gpu.{place}.{name}" for place in (0, 1) for name in ("chain", "signature", "nonce", "fwid")} | {"gpu.policy"}
 PASSED = {"dstack": DSTACK | GPUS, "tdx": TDX | GPUS, "snp": SNP | GPUS}
 
@@ -123,7 +135,7 @@ TDX_KEPT: dict[str, Set[str]] = {
     ),
 }
 DSTACK_KEPT = TDX_KEPT | {"custody": {"custody.receipt", "id-5"}}
-SNP_KEPT = dict.fromkeys(KDS_FAULTS, NOBODY_CAN_TELL)
+SNP_KEPT = dict.fromkeys(KDS_FAULTS, NOBODY_CAN_TELL) | {"revoked": {"id-1", "snp.crl"}}
 
 # What the commands' policy accepts. A report of a GPU need not name its firmware; certificates that the host did not
 # give are AMD's to give; and no option of the commands asks for the latest TCB recovery.

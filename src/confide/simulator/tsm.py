@@ -55,6 +55,7 @@ SNP_FAULTS: dict[str, dict[str, Any]] = {
     "other-tcb": {"other_tcb": True},
     "tcb-behind": {"tcb_behind": True},
     "expired": {"expired": True},
+    "revoked": {"revoked": True},
 }
 NO_CERTIFICATES = "no-certificates"  # the host gave none, and AMD's service has them
 
