@@ -51,7 +51,7 @@ class Protocol(HttpToolsProtocol):
         self._gone()
 
     def _gone(self) -> None:
-        self._connection.is_gone = True
+        self._connection.leave()
         for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True

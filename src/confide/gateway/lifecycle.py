@@ -9,11 +9,10 @@ have nowhere to go, and the request ends as one whose client left.
 """
 
 import asyncio
-from collections.abc import Callable
 from enum import Enum, auto
 
 from confide.errors import NotReady
-from confide.gateway.wire import Receive
+from confide.gateway.wire import Connection
 
 SHUTTING_DOWN = "the service is shutting down"
 RETRY_AFTER_S = 5
@@ -28,14 +27,10 @@ class Stop(Enum):
 
 
 class InFlight:
-    """One request being answered, from its first byte to its last. Owns the task that waits for the client to leave.
-
-    `drop` closes the connection of its client at once.
-    """
+    """One request being answered, from its first byte to its last, on the connection of its client."""
 
     __slots__ = (
-        "_drop",
-        "_leaving",
+        "_connection",
         "_loop",
         "_task",
         "is_client_gone",
@@ -45,11 +40,10 @@ class InFlight:
         "writing_since",
     )
 
-    def __init__(self, task: "asyncio.Task[object]", drop: Callable[[], None]) -> None:
+    def __init__(self, task: "asyncio.Task[object]", connection: Connection) -> None:
         self._task = task
-        self._drop = drop
+        self._connection = connection
         self._loop = task.get_loop()
-        self._leaving: asyncio.Task[None] | None = None
         self.writing_since: float | None = None  # loop time
         self.is_client_gone = False
         self.is_dropped = False
@@ -73,7 +67,7 @@ class InFlight:
         """Close its connection, if that is what the request waits for: what could not be handed over is given up."""
         if self.writing_since is not None:
             self.is_dropped = True
-            self._drop()
+            self._connection.abort()
 
     def begin_write(self) -> None:
         """A part is being handed over; this waits while the client is slow to read."""
@@ -88,18 +82,15 @@ class InFlight:
             self._task.uncancel()
         return self.reason
 
-    def watch(self, receive: Receive) -> None:
+    def watch(self) -> None:
         """Stop when the client leaves. Begins once the body was read and before the upstream is contacted."""
-        self._leaving = asyncio.create_task(self._stop_when_gone(receive))
+        self._connection.on_leave(self._stop_gone)
 
     def end(self) -> None:
         """Nobody waits for the client to leave any more."""
-        if self._leaving is not None:
-            self._leaving.cancel()
+        self._connection.on_leave(None)
 
-    async def _stop_when_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _stop_gone(self) -> None:
         self.stop(Stop.CLIENT_GONE)
 
 
@@ -125,14 +116,11 @@ class Lifecycle:
         if self._draining:
             raise shutting_down()
 
-    def enter(self, drop: Callable[[], None]) -> InFlight:
-        """Register the current task's request; a drain waits for it, so `leave` must follow.
-
-        `drop` closes the connection of its client at once.
-        """
+    def enter(self, connection: Connection) -> InFlight:
+        """Register the current task's request on its client's connection. A drain waits for it: `leave` must follow."""
         task = asyncio.current_task()
         assert task is not None
-        entry = InFlight(task, drop)
+        entry = InFlight(task, connection)
         self._in_flight.add(entry)
         self._idle.clear()
         return entry

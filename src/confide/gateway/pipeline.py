@@ -108,7 +108,7 @@ class ChatCompletions:
         """
         connection = connection_of(scope)
         began, standing = self._now(), self._keyset()
-        passage = Passage(began, self._lifecycle.enter(connection.abort), standing)  # entered last: from here it leaves
+        passage = Passage(began, self._lifecycle.enter(connection), standing)  # entered last: from here it leaves
         writer = Outgoing(send, passage.entry, connection, passage.standing.headers)
         try:
             await self._to_its_end(scope, receive, writer, passage)
@@ -142,7 +142,7 @@ class ChatCompletions:
             body, request, served, constraints = await self._admit(scope, receive, passage)
             writer.receipt_header = passage.receipt_header
             refuse_sessions(constraints)
-            passage.entry.watch(receive)
+            passage.entry.watch()
             request = await self._handed_over(body, request, served, constraints, passage)
             del body  # megabytes, perhaps, for as long as the answer takes
             assert passage.head is not None

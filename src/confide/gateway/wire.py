@@ -42,11 +42,30 @@ PREFLIGHT: tuple[Header, ...] = (
 class Connection:
     """The client's connection, which `gateway/http.py` puts into the scope of each request."""
 
-    __slots__ = ("_transport", "is_gone")
+    __slots__ = ("_left", "_transport", "is_gone")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self._left: Callable[[], None] | None = None
         self.is_gone = False  # the client closed it; the server drops what it is given from now on
+
+    def on_leave(self, left: Callable[[], None] | None) -> None:
+        """Call `left` once when the client leaves, at once where it has left; None: nobody asks any more.
+
+        One request of a connection runs at a time, so there is one to tell. A task that waits in `receive` would cost
+        each request a quarter of its time.
+        """
+        if left is not None and self.is_gone:
+            left()
+        else:
+            self._left = left
+
+    def leave(self) -> None:
+        """The client closed it."""
+        self.is_gone = True
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
     def is_lost(self) -> bool:
         """Whether what is written now reaches nobody: before `is_gone` comes a turn of the loop in which it cannot."""

@@ -7,23 +7,38 @@ import pytest
 
 from confide.errors import NotReady
 from confide.gateway.lifecycle import InFlight, Lifecycle, Stop
-from confide.gateway.wire import Message
+from confide.gateway.wire import Connection
 
 Work = Callable[[InFlight], Awaitable[object]]
 
 
+class Wire(asyncio.Transport):
+    """The connection's transport. `dropped` is set when it is closed at once."""
+
+    def __init__(self, dropped: asyncio.Event) -> None:
+        super().__init__()
+        self.dropped = dropped
+
+    def abort(self) -> None:
+        self.dropped.set()
+
+    def is_closing(self) -> bool:
+        return self.dropped.is_set()
+
+
 class Request:
-    """A request that does `work` and records why it was stopped."""
+    """A request that does `work` and records why it was stopped. `client.leave()`: its client closes the connection."""
 
     def __init__(self, lifecycle: Lifecycle, work: Work, dropped: asyncio.Event) -> None:
         self.stopped: Stop | None = None
         self.dropped = dropped
+        self.client = Connection(Wire(dropped))
         self._work = work
         self._lifecycle = lifecycle
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        self.entry = self._lifecycle.enter(self.dropped.set)
+        self.entry = self._lifecycle.enter(self.client)
         try:
             await self._work(self.entry)
         except asyncio.CancelledError:
@@ -44,25 +59,6 @@ async def started(lifecycle: Lifecycle, work: Work = forever, dropped: asyncio.E
     request = Request(lifecycle, work, dropped or asyncio.Event())
     await asyncio.sleep(0)
     return request
-
-
-class Client:
-    """The receiving end of a request whose body was read. `leave` closes its connection."""
-
-    def __init__(self) -> None:
-        self._left = asyncio.Event()
-        self.is_listened_to = False
-
-    def leave(self) -> None:
-        self._left.set()
-
-    async def receive(self) -> Message:
-        self.is_listened_to = True
-        try:
-            await self._left.wait()
-        finally:
-            self.is_listened_to = False
-        return {"type": "http.disconnect"}
 
 
 async def test_requests_are_counted_until_they_leave() -> None:
@@ -110,33 +106,42 @@ async def test_a_cancellation_of_somebody_else_is_passed_on() -> None:
         await request.task
 
 
+async def watched(entry: InFlight) -> None:
+    entry.watch()
+    await forever(entry)
+
+
 async def test_a_client_that_leaves_stops_its_request() -> None:
-    client = Client()
-
-    async def work(entry: InFlight) -> None:
-        entry.watch(client.receive)
-        await forever(entry)
-
-    request = await started(Lifecycle(), work)
-    client.leave()
+    request = await started(Lifecycle(), watched)
+    request.client.leave()
     await request.task
     assert request.stopped is Stop.CLIENT_GONE
 
 
-async def test_nobody_listens_to_the_client_of_a_request_that_is_over() -> None:
-    client, done = Client(), asyncio.Event()
+async def test_a_client_that_has_left_stops_its_request_at_once() -> None:
+    async def late(entry: InFlight) -> None:
+        request.client.leave()
+        entry.watch()
+        await forever(entry)
+
+    request = Request(Lifecycle(), late, asyncio.Event())
+    await request.task
+    assert request.stopped is Stop.CLIENT_GONE
+
+
+async def test_nobody_is_told_when_the_client_of_a_request_that_is_over_leaves() -> None:
+    done = asyncio.Event()
 
     async def work(entry: InFlight) -> None:
-        entry.watch(client.receive)
+        entry.watch()
         await done.wait()
 
     request = await started(Lifecycle(), work)
-    await asyncio.sleep(0)
-    assert client.is_listened_to
     done.set()
     await request.task
-    await asyncio.sleep(0)
-    assert not client.is_listened_to
+    request.client.leave()
+    assert not request.entry.is_client_gone
+    assert request.client.is_gone
 
 
 def test_open_until_it_drains() -> None:
