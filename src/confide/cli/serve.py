@@ -57,8 +57,9 @@ def run(config: Config, home: Path) -> None:
     try:
         uvloop.run(service.serve(config, home, announce=announce))
     except GgufError:
-        for model in config.model:  # a header that cannot be read: most likely these are not the recorded bytes
-            catalogue.verify_weights(catalogue.find(home, model.upstream_model))
+        for model in filter(config.is_embedded, config.model):
+            # A header that cannot be read: most likely these are not the recorded bytes.
+            catalogue.verify_weights(catalogue.find(home, model.weights))
         raise
 
 
@@ -93,9 +94,9 @@ def pull_missing(config: Config, home: Path) -> None:
     """Fetch the weights that the configuration names and this machine lacks, with a progress bar."""
     from confide.engine import catalogue
 
-    for model in config.model:
+    for model in filter(config.is_embedded, config.model):
         try:
-            catalogue.find(home, model.upstream_model)
+            catalogue.find(home, model.weights)
         except catalogue.NotInstalled as missing:
             fetch(missing.weights, config, home)
 
@@ -132,7 +133,7 @@ def banner(service: "Service") -> "Table":
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    names = ", ".join(f"{served.model.id} ({served.upstream.description})" for served in service.models)
+    names = ", ".join(f"{served.model.id} ({served.description})" for served in service.models)
     table.add_row("model", names)
     if service.attester.simulated:
         table.add_row("TEE", "[bold yellow]SIMULATED TEE: no hardware protection[/]")

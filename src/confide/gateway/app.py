@@ -37,7 +37,6 @@ from confide.gateway.wire import (
 from confide.protocol.report import SourceProvenance
 from confide.store.base import Store
 from confide.telemetry.logs import Log
-from confide.upstream.images import ImageFetcher, ImageLimits
 
 
 class Gateway:
@@ -55,7 +54,6 @@ class Gateway:
         log: Log,
         now: Callable[[], float],
         tls_spki_sha256: bytes | None = None,
-        images: ImageFetcher | None = None,
         provenance: SourceProvenance | None = None,
         gpu: GpuCollector | None = None,
     ) -> None:
@@ -69,7 +67,6 @@ class Gateway:
             config=config,
             authenticator=authenticator,
             models=models_served,
-            images=images or ImageFetcher(ImageLimits(remote_images=config.server.remote_images)),
             keys=attester.keys,
             keyset=self.keyset,
             store=store,
@@ -102,7 +99,7 @@ class Gateway:
         """ready, draining or degraded: what `/health/ready` says, and no more."""
         if self.lifecycle.is_draining:
             return "draining"
-        return "ready" if all(served.upstream.is_ready for served in self.models.models) else "degraded"
+        return "ready" if all(served.is_ready for served in self.models.models) else "degraded"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
