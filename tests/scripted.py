@@ -6,14 +6,15 @@
         assert upstream.departures[0].at - left_at < ABORT_WITHIN_S
 
 A script is a list of steps, carried out once a request was read: bytes are written, an asyncio.Event is waited for,
-CLOSE and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read what
-was written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for
+CLOSE, CUT and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read
+what was written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for
 another request. The first request gets the first script, and so on; the last script serves all that follow. Where
 `choose` is set, it picks the script by the request instead.
 """
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -26,16 +27,19 @@ from typing import Self, cast
 
 import httptools
 
+from tls_files import TlsFiles
+
 
 class Step(Enum):
-    CLOSE = "close"  # a FIN, after all that was written
+    CLOSE = "close"  # a FIN, after all that was written, and with TLS after its own end
+    CUT = "cut"  # a FIN alone, as somebody in between would send it
     RESET = "reset"  # a RST on TCP; on a unix socket an end like any other
     HANG = "hang"
     REPEAT = "repeat"
     TURN = "turn"
 
 
-CLOSE, RESET, HANG, REPEAT, TURN = Step
+CLOSE, CUT, RESET, HANG, REPEAT, TURN = Step
 
 ABORT_WITHIN_S = 0.5  # the budget is 0.1, and a machine that runs other tests takes longer than one that serves
 Script = Sequence[bytes | asyncio.Event | Step]
@@ -83,6 +87,13 @@ def chunk(data: bytes) -> bytes:
 
 
 LAST_CHUNK = chunk(b"")
+
+
+def server_tls(files: TlsFiles) -> ssl.SSLContext:
+    """What a ScriptedUpstream needs to be this key's; `load_cert_chain` makes it another's for all who come then."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    return context
 
 
 class ScriptedUpstream:
@@ -226,6 +237,10 @@ class _Connection(asyncio.Protocol):
     def end(self, step: Step) -> None:
         if step is CLOSE:
             self.transport.close()
+            return
+        if step is CUT:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
             return
         with contextlib.suppress(OSError):  # a unix socket has no such option
             linger = struct.pack("ii", 1, 0)
