@@ -109,15 +109,15 @@ class ScriptedUpstream:
         self.open: set[_Connection] = set()
         self.path = path
         self.port = 0
-        self._tls = tls
+        self.tls = tls
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         if self.path is not None:
-            self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path), ssl=self._tls)
+            self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path), ssl=self.tls)
         else:
-            self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self._tls)
+            self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self.tls)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -71,8 +71,9 @@ class TlsAddress:
         return host if self.port == HTTPS_PORT else b"%b:%d" % (host, self.port)
 
     async def open(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Connect `factory()`, which is told once the peer is known. Raises WrongKey, or OSError, which ssl.SSLError and
-        socket.gaierror are too.
+        """Connect `factory()`, which is told once the peer is known.
+
+        Raises WrongKey, or OSError, which ssl.SSLError and socket.gaierror are too.
         """
         link = TlsLink(factory(), self._context, self.server_name or self.host, self.pins)
         is_established = False

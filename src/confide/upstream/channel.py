@@ -113,9 +113,10 @@ class Channel:
         return exchange
 
     def pin(self, pins: Pins) -> None:
-        """From now on only these TLS keys get a request (SHA-256 of the SubjectPublicKeyInfo, 32 bytes each); with none,
-        no key does. An exchange that was begun with another key comes to its end. Raises ValueError where the address
-        has no pins to replace.
+        """From now on only these TLS keys get a request, and with none in the set, no key.
+
+        `pins`: SHA-256 (32 bytes each) of a SubjectPublicKeyInfo. An exchange that was begun with another key comes to
+        its end. Raises ValueError where the address has no pins to replace.
         """
         if not isinstance(self._address, TlsAddress) or self._address.pins is None:
             raise ValueError("pins replace pins: the address of this channel has none")

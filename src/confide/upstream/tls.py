@@ -33,7 +33,7 @@ def client_context(pins: Pins | None) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION  # the key that was judged stays the key
     context.set_alpn_protocols(["http/1.1"])
     if pins is None:
-        context.load_default_certs()  # not ssl.create_default_context: it writes session keys where the environment says
+        context.load_default_certs()  # ssl.create_default_context would write secrets where the environment says
     else:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -63,9 +63,7 @@ class TlsLink(asyncio.Protocol):
     `above` is told of the connection once the peer is known.
     """
 
-    def __init__(
-        self, above: asyncio.Protocol, context: ssl.SSLContext, server_name: str, pins: Pins | None
-    ) -> None:
+    def __init__(self, above: asyncio.Protocol, context: ssl.SSLContext, server_name: str, pins: Pins | None) -> None:
         self._above = above
         self._pins = pins
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -449,6 +449,24 @@ async def test_no_upstream_is_an_error_that_names_the_reason_and_not_the_place(k
     assert channel.live == 0
 
 
+@pytest.mark.parametrize("kind", [TcpAddress, lambda host, port: TlsAddress(host, port, frozenset(), "a")])
+async def test_a_name_that_is_not_resolved_is_no_connection(kind: Callable[[str, int], Address]) -> None:
+    name = ".".join(["long"] * 60)  # longer than a name may be, so that no resolver is asked
+    channel = Channel(kind(name, 443), timeouts=PATIENT, max_connections=1)
+    with pytest.raises(NotConnected, match="not resolved") as caught:
+        await ask(channel)
+    assert "long" not in caught.value.message
+    assert channel.live == 0
+
+
+async def test_a_name_of_several_addresses_that_all_refuse_has_a_reason_too() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        channel = Channel(TcpAddress("localhost", unused.getsockname()[1]), timeouts=PATIENT, max_connections=1)
+        with pytest.raises(NotConnected, match="ECONNREFUSED"):
+            await ask(channel)
+
+
 @pytest.mark.parametrize("greeting", [b"220 ready\r\n", b""])
 async def test_an_upstream_that_speaks_or_leaves_first_breaks_the_exchange(peer: Peer, greeting: bytes) -> None:
     channel = channel_to(peer)
@@ -823,8 +841,8 @@ async def test_a_head_without_end_is_refused(endless: bytes) -> None:
 
 
 @pytest.mark.parametrize("turn", [[], [TURN]])
-async def test_interim_responses_are_counted(turn: Script) -> None:
-    interim: Script = [b"HTTP/1.1 103 Early Hints\r\n\r\n", *turn]
+async def test_interim_responses_are_counted(turn: list[Step]) -> None:
+    interim: list[bytes | Step] = [b"HTTP/1.1 103 Early Hints\r\n\r\n", *turn]
     async with serving([*interim * 16, response(b"ok")], [*interim * 17, response(b"ok"), HANG]) as (upstream, channel):
         assert await answer(channel) == b"ok"
         with pytest.raises(Malformed, match="more than 16 interim responses"):
