@@ -23,6 +23,17 @@ class Exchange:
     length nor chunks, so its end cannot be told from a cut.
     """
 
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_error",
+        "_waiter",
+        "buffered_bytes",
+        "delimited_by_close",
+        "headers",
+        "status",
+    )
+
     def __init__(self, connection: Carrier) -> None:
         self.status = 0  # until the headers are complete
         self.headers: list[tuple[bytes, bytes]] = []
