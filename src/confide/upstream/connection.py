@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
             if name.lower() == b"transfer-encoding" and not self._is_complete:
                 self._fault = "a transfer encoding in the trailers"
         elif self._exchange is not None:
-            self._exchange.headers.append((name.lower(), value))
+            self._exchange.headers.append((name.lower(), value.rstrip()))  # the parser leaves the space before the end
 
     def on_headers_complete(self) -> None:
         exchange = self._exchange

@@ -19,8 +19,8 @@ class Carrier(Protocol):
 class Exchange:
     """One request and its response. Whoever was given it calls `abort` when done, in a `finally`.
 
-    `headers` keep their order, names in lower case, values as they came. `delimited_by_close`: the body has neither a
-    length nor chunks, so its end cannot be told from a cut.
+    `headers` keep their order, names in lower case, values without the space around them. `delimited_by_close`: the
+    body has neither a length nor chunks; without TLS its end cannot be told from a cut.
     """
 
     __slots__ = (
