@@ -169,13 +169,17 @@ async def serving_scripted(
             max_n=config.limits.max_n,
             context_length=4096,
             description="scripted",
-            images=ImageFetcher(ImageLimits(remote_images=config.server.remote_images)) if takes_images else None,
+            images=ImageFetcher(ImageLimits(remote_images=config.server.remote_images))
+            if any("image" in model.modalities for model in config.model)
+            else None,
         )
         gateway = Gateway(
             config=config,
             attester=attester,
             authenticator=authenticator,
-            models_served=ModelTable(ServedModel.by(model, upstream, created=1, simulated=True) for model in config.model),
+            models_served=ModelTable(
+                ServedModel.by(model, upstream, created=1, simulated=True) for model in config.model
+            ),
             store=store,
             lifecycle=lifecycle,
             log=Log(written),

@@ -675,6 +675,12 @@ def check_verification(where: str, upstream: Upstream) -> None:
         )
     defaults = Upstream(name=upstream.name, kind=upstream.kind)
     changed = [name for name in VERIFICATION if getattr(upstream, name) != getattr(defaults, name)]
+    beyond = [name for name in changed if name in ("claims", "kms_roots", "required_gpus", "accept_aggregator")]
+    if upstream.kind == "legacy-proxy" and beyond:
+        raise ConfigError(
+            f"{where}: {beyond[0]} asks for what the older report cannot show",
+            remedy='Leave it out, or use kind = "aci" if the service has an aci/1 report.',
+        )
     if changed and upstream.kind not in ATTESTED_KINDS:
         raise ConfigError(
             f"{where}: {changed[0]} is about attested upstreams, and this one is of kind {upstream.kind}",

@@ -4,6 +4,7 @@ import base64
 import os
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ def serve(
 ) -> None:
     """Run the service: the embedded model and a simulated TEE unless the configuration says otherwise."""
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    effective = configuration.load(config, overrides={"server": given})
+
+    def read() -> Config:
+        return configuration.load(config, overrides={"server": given})
+
+    effective = read()
     if print_config:
         typer.echo(as_toml(effective).encode())  # TOML is UTF-8, whatever the terminal's encoding
         return
@@ -43,11 +48,11 @@ def serve(
     home = configuration.home()
     check_writable(home)
     pull_missing(effective, home)
-    run(effective, home)
+    run(effective, home, read)
 
 
-def run(config: Config, home: Path) -> None:
-    """Serve until a signal. Raises as gateway.service.serve does."""
+def run(config: Config, home: Path, reread: Callable[[], Config]) -> None:
+    """Serve until a signal. `reread`: the configuration anew. Raises as gateway.service.serve does."""
     import uvloop  # these cost half a second, which a refusal and --print-config should not pay
 
     from confide.engine import catalogue
@@ -55,7 +60,7 @@ def run(config: Config, home: Path) -> None:
     from confide.gateway import service
 
     try:
-        uvloop.run(service.serve(config, home, announce=announce))
+        uvloop.run(service.serve(config, home, announce=announce, reread=reread))
     except GgufError:
         for model in filter(config.is_embedded, config.model):
             # A header that cannot be read: most likely these are not the recorded bytes.

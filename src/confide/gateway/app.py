@@ -37,6 +37,8 @@ from confide.gateway.wire import (
 from confide.protocol.report import SourceProvenance
 from confide.store.base import Store
 from confide.telemetry.logs import Log
+from confide.upstream.sessions import AttestedSession
+from confide.upstream.verified import AttestedUpstream
 
 
 class Gateway:
@@ -60,7 +62,7 @@ class Gateway:
         self.lifecycle = lifecycle
         self.models = models_served
         self.keyset = CurrentKeyset(epochs_of(config, attester), now)
-        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu)
+        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu, serving=config.serving)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
         chat = ChatCompletions(
@@ -80,7 +82,12 @@ class Gateway:
                 *about.routes(self.readiness, self.keyset),
                 *models.routes(models_served),
                 *aci.routes(
-                    attester=attester, current=self.keyset, reports=reports, store=store, now=lambda: int(now())
+                    attester=attester,
+                    current=self.keyset,
+                    reports=reports,
+                    store=store,
+                    sessions=lambda name, model: current_sessions(models_served, name, model),
+                    now=lambda: int(now()),
                 ),
                 *proof.routes(
                     attester=attester,
@@ -134,6 +141,15 @@ class Gateway:
     async def _fault(self, _: Request, error: Exception) -> Response:
         self._log.write("fault", error=type(error).__name__)
         return response(InternalError("something went wrong on our side; it was recorded"))
+
+
+def current_sessions(models: ModelTable, upstream_name: str | None, model: str | None) -> list[AttestedSession]:
+    """The sessions that prompts may be sent in now, newest first: of one upstream, for one model, or of all."""
+    served = models.models if model is None else filter(None, [models.get(model)])
+    upstreams = {id(each.upstream): each.upstream for one in served for each in one.route.candidates}
+    found = [each.session for each in upstreams.values() if isinstance(each, AttestedUpstream) and each.session]
+    named = [each for each in found if upstream_name in (None, each.upstream_name)]
+    return sorted(named, key=lambda each: -each.established_at)
 
 
 def method_not_allowed() -> MethodNotAllowed:

@@ -13,9 +13,7 @@ from confide.upstream.router import Candidate, Route
 class ServedModel:
     """A configured model with the upstreams that may serve it. `created`: Unix seconds. `simulated`: our own TEE is."""
 
-    def __init__(
-        self, model: Model, route: Route, *, created: int, simulated: bool, tee_only: bool = False
-    ) -> None:
+    def __init__(self, model: Model, route: Route, *, created: int, simulated: bool, tee_only: bool = False) -> None:
         self.model = model
         self.route = route
         self.created = created
@@ -25,7 +23,7 @@ class ServedModel:
     @classmethod
     def by(cls, model: Model, upstream: Upstream, *, created: int, simulated: bool) -> "ServedModel":
         """Served by one upstream."""
-        route = Route([Candidate(upstream, model.upstream_model, name=None)])
+        route = Route([Candidate(upstream, model.weights, name=None)])
         return cls(model, route, created=created, simulated=simulated)
 
     @property

@@ -89,12 +89,17 @@ class Passage:
             return self.answering.forwarded_sha256
         return self.last_forwarded_sha256
 
-    def not_served(self, name: str | None, reason: str) -> None:
-        """The upstream that was asked last did not serve. `name`: None for one inside this workload."""
-        self.last_forwarded_sha256 = self.forwarded_sha256
-        session_id = None if self.hop is None else self.hop.session_id
-        self.events.append(attempt_event(reason, name, session_id))
-        self.answering = None
+    def not_served(self, name: str | None, reason: str, *, is_refused: bool) -> None:
+        """The upstream that was asked last did not serve. `name`: None for one inside this workload. `is_refused`: by
+        us, before it was sent anything.
+        """
+        assert self.head is not None
+        self.last_forwarded_sha256, self.answering = self.forwarded_sha256, None
+        if is_refused:
+            self.events.append(not_verified_event(name, self.head.model, required=True, reason=reason))
+        else:
+            session_id = None if self.hop is None else self.hop.session_id
+            self.events.append(attempt_event(reason, name, session_id))
 
     @property
     def upstream_events(self) -> tuple[UpstreamEvent, ...]:

@@ -54,7 +54,7 @@ from confide.gateway.wire import (
     read_body,
 )
 from confide.protocol.chat import new_chat_id
-from confide.protocol.receipt import Outcome
+from confide.protocol.receipt import Outcome, UpstreamEvent, not_verified_event
 from confide.protocol.serving import UNCONSTRAINED, parse_constraints
 from confide.protocol.sse import error_tail
 from confide.store.base import Store
@@ -64,6 +64,7 @@ from confide.upstream.router import Candidate, Route
 
 ID_BYTES = 16
 NOTHING = hashlib.sha256().digest()
+NOT_ACCEPTED = (UpstreamNotVerified, SessionNotAccepted)
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -189,13 +190,17 @@ class ChatCompletions:
                 return
             except Unserved as unserved:
                 failures.append(unserved)
-            passage.not_served(candidate.shown_name, failures[-1].reason)
+            refused_by_us = isinstance(failures[-1].error, NOT_ACCEPTED)
+            passage.not_served(candidate.shown_name, failures[-1].reason, is_refused=refused_by_us)
             if writer.is_started:
                 break
+        if not failures and served.route.serving == "aggregator":
+            passage.events.append(none_verified(prompt))
         raise told(failures, served.route)
 
     async def _attempt(self, candidate: Candidate, prompt: Prompt, writer: Outgoing, passage: Passage) -> None:
         """Verified, rewritten, sent, and answered. Raises Unserved, or WireError where no other could do better."""
+        passage.hop = None
         passage.hop = await candidate.ready(prompt)
         passage.answering = answering = await candidate.accept(prompt)
         if passage.stream:
@@ -271,7 +276,9 @@ class ChatCompletions:
             failure = await self._try_to_keep(passage, hashlib.sha256(body).digest(), passage.outcome, has_id=False)
             if failure is None:
                 receipt = passage.receipt_header
-            elif isinstance(error, SessionNotAccepted | UpstreamNotVerified):  # a refusal that cannot be receipted is a 500
+            elif isinstance(
+                error, SessionNotAccepted | UpstreamNotVerified
+            ):  # a refusal that cannot be receipted is a 500
                 passage.outcome, error = "failed", InternalError("the refusal could not be recorded; try again")
                 body = error_body(error)
         writer.add(body)
@@ -353,6 +360,12 @@ def is_receipt_due(error: WireError, passage: Passage) -> bool:
     return passage.receipt_id is not None and is_served and passage.reason != "store"
 
 
+def none_verified(prompt: Prompt) -> UpstreamEvent:
+    """What the receipt says where there was no upstream to ask."""
+    required = prompt.is_verification_required
+    return not_verified_event(None, prompt.head.model, required=required, reason="no upstream was available")
+
+
 def told(failures: list[Unserved], route: Route) -> WireError:
     """What the client is told when no upstream served: of the last that was given the prompt, if one was.
 
@@ -360,9 +373,9 @@ def told(failures: list[Unserved], route: Route) -> WireError:
     """
     if not failures:
         return route.none_available()
-    refusals = (UpstreamNotVerified, SessionNotAccepted)
-    last = next((failure for failure in reversed(failures) if not isinstance(failure.error, refusals)), failures[-1])
-    return last.error
+    asked = [failure.error for failure in failures if not isinstance(failure.error, NOT_ACCEPTED)]
+    unpinned = [failure.error for failure in failures if isinstance(failure.error, SessionNotAccepted)]
+    return (asked or unpinned or [failures[-1].error])[-1]
 
 
 def refuse_retired_headers(scope: Scope) -> None:

@@ -40,6 +40,7 @@ from confide.gateway.auth import Authenticator
 from confide.gateway.http import announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
+from confide.gateway.reload import Reload, Reread
 from confide.gateway.upstreams import open_upstreams, served_models
 from confide.provenance import source_provenance
 from confide.store.base import Store
@@ -77,8 +78,11 @@ def now_s() -> int:
     return int(time.time())
 
 
-async def serve(config: Config, home: Path, *, announce: Announce, log: Log | None = None) -> None:
-    """Run until SIGTERM or SIGINT. `announce` is called once, when the service can answer.
+async def serve(
+    config: Config, home: Path, *, announce: Announce, log: Log | None = None, reread: Reread | None = None
+) -> None:
+    """Run until SIGTERM or SIGINT. `announce` is called once, when the service can answer. `reread`: the configuration
+    anew, for SIGHUP.
 
     Raises ConfigError (a setting, a port, the state), VerificationError (weights that are not the recorded ones).
     """
@@ -86,6 +90,8 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
     keep_no_core()  # keys and prompts are in this process too
     async with contextlib.AsyncExitStack() as closing:
         closing.enter_context(lock_state(home))
+        hangups = asyncio.Event()
+        closing.enter_context(on_hangup(hangups))
         listener = closing.enter_context(bound_socket(config))
         store = open_store(config.store.url, home, config.store)
         closing.push_async_callback(store.close)
@@ -123,6 +129,10 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
         with contextlib.suppress(NotReady):  # a full disk: the watch tries again, and prompts are refused meanwhile
             await gateway.archive.keep_current()  # before the first receipt under this keyset
         await closing.enter_async_context(watching(gateway.archive.watch(), "keysets"))
+        reload = Reload(
+            config, reread or (lambda: config), home, upstreams, models, engines, simulated=attester.simulated, log=log
+        )
+        await closing.enter_async_context(watching(reload.watch(hangups), "reload"))
         service = Service(
             config=config,
             url=url_of(config, listener),
@@ -292,6 +302,17 @@ def on_signals(signals: Sequence[signal.Signals], event: asyncio.Event) -> Itera
     finally:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def on_hangup(event: asyncio.Event) -> Iterator[None]:
+    """Set `event` on each SIGHUP."""
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(event.set))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

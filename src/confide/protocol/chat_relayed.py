@@ -1,7 +1,7 @@
-"""A chat request for an engine that judges it itself: what we must know of it, and how it is handed on (wire contract 2).
+"""A chat request for an engine that judges it itself: what we must know of it, and how it is handed on.
 
-Only the model, `stream` and the members of `provider` that are ours are read. Whatever else stands in the body, known to
-us or not, is between the client and the engine, and keeps its bytes.
+Only the model, `stream` and the members of `provider` that are ours are read (wire contract 2, 7.4). Whatever else
+stands in the body, known to us or not, is between the client and the engine, and keeps its bytes.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class RelayedRequest(msgspec.Struct, frozen=True):
     model: str
     stream: bool
     provider: Mapping[str, object] | None
-    members: Mapping[str, Member]
+    members: dict[str, Member]
 
 
 def parse_relayed(body: bytes) -> RelayedRequest:

@@ -146,11 +146,14 @@ def signed_receipt(
 ) -> bytes:
     """The receipt, signed, in canonical form. Digests: 32 bytes each. `served_at`: Unix seconds.
 
-    `forwarded_sha256` None: inference did not run. `upstream`: what there is to say of upstreams, in order. Raises ValueError for digests of another length or form.
+    `forwarded_sha256` None: inference did not run. `upstream`: what there is to say of upstreams, in order. Raises
+    ValueError for digests of another length or form.
     """
     if DIGEST.fullmatch(keyset_digest) is None:
         raise ValueError("the keyset digest is not sha256: and 64 lower-case hex digits")
-    events: list[BodyEvent | VerifiedEvent | AttemptEvent | OutcomeEvent] = [BodyEvent(RECEIVED, digest_text(received_sha256))]
+    events: list[BodyEvent | VerifiedEvent | AttemptEvent | OutcomeEvent] = [
+        BodyEvent(RECEIVED, digest_text(received_sha256))
+    ]
     if forwarded_sha256 is not None:
         events.append(BodyEvent(FORWARDED, digest_text(forwarded_sha256)))
     events += upstream

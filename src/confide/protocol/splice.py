@@ -89,7 +89,7 @@ def next_member(document: bytes, at: int, values: Mapping[str, msgspec.Raw]) -> 
     return Member(name, name_found.start(1), value, end), separator.end(), separator[1]
 
 
-def without(members: Mapping[str, Member], names: Collection[str]) -> list[Edit]:
+def without(members: dict[str, Member], names: Collection[str]) -> list[Edit]:
     """The edits that take these members out, each with the separator that it leaves over."""
     edits: list[Edit] = []
     kept_end: int | None = None
@@ -103,7 +103,7 @@ def without(members: Mapping[str, Member], names: Collection[str]) -> list[Edit]
             going = None
         kept_end = member.end
     if going is not None:
-        last = next(reversed(members.values()))
+        last = members[next(reversed(members))]
         edits.append(Edit(going.start if kept_end is None else kept_end, last.end, b""))
     return edits
 

@@ -1,6 +1,6 @@
 """Whether an upstream serves, told from what its traffic and its probes show (what-users-ask 20).
 
-    serving ──(several failures in a row)──▶ left alone ──(after a while, one request or probe)──▶ serving, or left alone
+    serving ──(several failures in a row)──▶ left alone ──(after a while, one request or probe)──▶ serving, or not
 
 A 429 or 503 with `Retry-After` rests it for as long as it asks. Belongs to one event loop.
 """

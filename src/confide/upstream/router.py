@@ -1,10 +1,11 @@
 """Which upstreams may serve a model, and in which order they are asked for one prompt.
 
-Without weights the first is asked first, the others when it does not serve. With weights, prompts are spread by them, and
-an upstream without one waits for the others to fail. Upstreams that are known not to serve are passed over.
+Without weights the first is asked first, the others when it does not serve. With weights, prompts are spread by them,
+and an upstream without one waits for the others to fail. Upstreams that are known not to serve are passed over.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 
 from confide.errors import NotReady
@@ -52,7 +53,7 @@ class Candidate:
 
 
 class Route:
-    """The candidates of one model. `affinity`: prompts that begin alike go to the same upstream, whose cache has them."""
+    """The candidates of one model. `affinity`: prompts that begin alike go to the same upstream, for its cache."""
 
     def __init__(self, candidates: Sequence[Candidate], *, affinity: bool = False) -> None:
         if not candidates:
@@ -68,8 +69,8 @@ class Route:
     def pick(self, prompt: Prompt, failures: Sequence[Unserved]) -> Iterator[Candidate]:
         """Those that may be asked, the best first; none where all are known not to serve.
 
-        `failures`: of those that were asked, filled in by the caller. One whose connection alone may have been at fault,
-        as it was pooled, is asked once more.
+        `failures`: of those that were asked, filled in by the caller. One whose connection alone may have been at
+        fault, as it was pooled, is asked once more.
         """
         for candidate in self._order(prompt):
             if is_available(candidate):
@@ -124,7 +125,6 @@ def by_prefix(candidates: Sequence[Candidate], prompt: Prompt) -> Sequence[Candi
     def score(candidate: Candidate) -> float:
         drawn = hashlib.sha256(beginning + (candidate.name or "").encode()).digest()
         share = (int.from_bytes(drawn[:6], "big") + 1) / 2**48
-        return share ** (1 / max(candidate.weight if candidate.weight is not None else 1, 0.001))
+        return math.log(share) / max(1 if candidate.weight is None else candidate.weight, 0.001)
 
     return sorted(candidates, key=score, reverse=True)
-

@@ -1,8 +1,8 @@
 """What an engine answers instead of an answer, in our terms (wire contract 4).
 
-What is wrong with the request is the client's to know, in the engine's words where these are an error of our shape. What
-is wrong between us and the engine (its key, its limits, its model names) is not: that is ours to repair. No host, no
-address, no long hexadecimal name goes through.
+What is wrong with the request is the client's to know, in the engine's words where these are an error of our shape.
+What is wrong between us and the engine (its key, its limits, its model names) is not: that is ours to repair. No host,
+no address, no long hexadecimal name goes through.
 """
 
 import email.utils

@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import msgspec
@@ -22,7 +22,7 @@ from confide.errors import ConfideError, UpstreamFailed, UpstreamTimeout, WireEr
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
 from confide.protocol.sse import Cutter, Piece, SseError
 from confide.upstream.base import DONE, Prompt, Tally, Unserved
-from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NotConnected, Stalled
+from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NotConnected, Stalled, WrongKey
 from confide.upstream.health import Health
 from confide.upstream.kinds.refusals import FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
 from confide.upstream.kinds.unnamed import Unnamed
@@ -39,8 +39,8 @@ JSON = (b"content-type", b"application/json")
 class Relay:
     """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's.
 
-    `salt_key`: 32 bytes for engines that take `cache_salt`, so that no tenant meets another's cached prompts (what-users-
-    ask 23); None for others.
+    `salt_key`: 32 bytes for engines that take `cache_salt`, so that no tenant meets another's cached prompts
+    (what-users-ask 23); None for others.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Relay:
         self._headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
         self.probe_headers = credential
         self._salt_key = salt_key
+        self.on_wrong_key: Callable[[], None] | None = None
 
     def accept(self, prompt: Prompt, model: str) -> "RelayedAnswer":
         """The answer that is to be asked for. Sends nothing."""
@@ -126,11 +127,17 @@ class RelayedAnswer:
         try:
             body = await exchange.read_all(ANSWER_MOST_BYTES)
             told = decode_told(body)  # of a body that is not whole this fails, however its end looked
-            if not told.choices:
-                raise StreamBroken("an answer without choices")
+            require_choices(told)
             note(told, tally)
             body = self._unnamed.body(body)
-        except (ChannelError, msgspec.DecodeError, UnicodeDecodeError, ValueError, StreamBroken, RecursionError) as error:
+        except (
+            ChannelError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            ValueError,
+            StreamBroken,
+            RecursionError,
+        ) as error:
             raise self._unserved(error) from error
         finally:
             exchange.abort()
@@ -221,6 +228,9 @@ class RelayedAnswer:
         if isinstance(error, Stalled):
             self._relay.health.failed()
             return Unserved(UpstreamTimeout(TOO_SLOW), f"no answer in time: {error.phase}")
+        if isinstance(error, WrongKey) and self._relay.on_wrong_key is not None:
+            self._relay.on_wrong_key()  # verified again at once, and asked again if that holds
+            return Unserved(UpstreamFailed(FAILED), "another TLS key", is_stale=True)
         if isinstance(error, NotConnected):
             self._relay.health.failed()
             return Unserved(UpstreamFailed(FAILED), "no connection")
@@ -234,6 +244,12 @@ class RelayedAnswer:
 def is_before_sending(error: ChannelError) -> bool:
     """Whether not a byte of the request has left."""
     return isinstance(error, NotConnected) or (isinstance(error, Stalled) and error.phase == "connect")
+
+
+def require_choices(told: Told) -> None:
+    """Raises StreamBroken for what is no answer, an error with status 200 for example."""
+    if not told.choices:
+        raise StreamBroken("an answer without choices")
 
 
 def require_event_stream(exchange: Exchange) -> None:
