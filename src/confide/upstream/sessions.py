@@ -75,7 +75,7 @@ def new_session(
     expires_at = now + used_s + answer_s
     if shown.not_after is not None:
         expires_at = min(expires_at, shown.not_after)
-    usable_until = expires_at - min(answer_s, (expires_at - now) // 2)
+    usable_until = min(now + used_s, expires_at - min(answer_s, (expires_at - now) // 2))
     document: dict[str, Any] = {
         "api_version": API_VERSION,
         "upstream_name": upstream_name,

@@ -138,7 +138,7 @@ class RelayedAnswer:
             StreamBroken,
             RecursionError,
         ) as error:
-            raise self._unserved(error) from error
+            raise self._failure(error) from error
         finally:
             exchange.abort()
         self._relay.health.succeeded()
@@ -160,10 +160,10 @@ class RelayedAnswer:
             else:
                 self._require_whole(exchange, cutter.tail)
         except (ChannelError, SseError, StreamBroken, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-            unserved = self._unserved(error)
-            if has_begun:
-                raise unserved.error from error
-            raise unserved from error
+            failure = self._failure(error)
+            if has_begun and isinstance(failure, Unserved):
+                failure = failure.error
+            raise failure from error
         finally:
             exchange.abort()
         self._relay.health.succeeded()
@@ -175,7 +175,7 @@ class RelayedAnswer:
             exchange = await self._relay.send(self._body)
         except ChannelError as error:
             self.is_forwarded = not is_before_sending(error)
-            raise self._unserved(error) from error
+            raise self._failure(error) from error
         self._body = b""
         if exchange.status == 200:
             return exchange
@@ -223,11 +223,15 @@ class RelayedAnswer:
         if tail.strip() or exchange.delimited_by_close or not has_finished:
             raise StreamBroken("the stream ended before its last event")
 
-    def _unserved(self, error: Exception) -> Unserved:
-        """A failure of the channel or of what came over it, and what it says of the engine's health."""
+    def _failure(self, error: Exception) -> Unserved | WireError:
+        """A failure of the channel or of what came over it, and what it says of the engine's health.
+
+        A prompt that an engine took too long for is not given to the next one: it would take as long there.
+        """
         if isinstance(error, Stalled):
             self._relay.health.failed()
-            return Unserved(UpstreamTimeout(TOO_SLOW), f"no answer in time: {error.phase}")
+            slow = UpstreamTimeout(TOO_SLOW)
+            return Unserved(slow, "no connection in time") if error.phase == "connect" else slow
         if isinstance(error, WrongKey) and self._relay.on_wrong_key is not None:
             self._relay.on_wrong_key()  # verified again at once, and asked again if that holds
             return Unserved(UpstreamFailed(FAILED), "another TLS key", is_stale=True)
