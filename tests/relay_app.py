@@ -54,7 +54,7 @@ class RelayGateway:
     written: io.StringIO
     reload: Callable[[Config], Reload]
 
-    async def post(self, content: bytes | None = None, **members: object) -> httpx2.Response:
+    async def post(self, content: bytes | None = None, **members: Any) -> httpx2.Response:
         """The answer to a body of these bytes, or to a chat with these members."""
         return await self.client.post(CHAT, content=body(**members) if content is None else content)
 
@@ -130,24 +130,24 @@ def parsed(home: Path, text: str) -> Config:
     return configuration.load(file, environ={})
 
 
-def body(text: str = "Hello", **members: object) -> bytes:
+def body(text: str = "Hello", **members: Any) -> bytes:
     """A chat request with one user message."""
     request = {"model": MODEL, "messages": [{"role": "user", "content": text}], **members}
     return msgspec.json.encode(request)
 
 
-def local(port: int, name: str = "engine", **keys: object) -> str:
+def local(port: int, name: str = "engine", **keys: Any) -> str:
     """An [[upstream]] on loopback."""
     return upstream(name, "local", f"http://127.0.0.1:{port}/v1", **{"probe": "none", **keys})
 
 
-def upstream(name: str, kind: str, base_url: str, **keys: object) -> str:
+def upstream(name: str, kind: str, base_url: str, **keys: Any) -> str:
     """An [[upstream]] with these keys."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": name, "kind": kind, **keys}.items()]
     return "\n".join(["[[upstream]]", f"base_url = {json.dumps(base_url)}", *lines, ""])
 
 
-def model(upstream: str, **keys: object) -> str:
+def model(upstream: str, **keys: Any) -> str:
     """A [[model]] served by `upstream`, which is TOML."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in {"id": MODEL, **keys}.items()]
     return "\n".join(["[[model]]", f"upstream = {upstream}", *lines, ""])

@@ -1,4 +1,4 @@
-"""Upstreams behind a second hop: verified before a prompt leaves, cited in every receipt, refused otherwise (7.4 to 7.8)."""
+"""Upstreams behind a second hop: verified before a prompt leaves, cited in receipts, refused otherwise (7.4 to 7.8)."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ def service(tmp_path: Path) -> Iterator[AttestedService]:
         yield service
 
 
-def aci(service: AttestedService, name: str = "second", **keys: object) -> str:
+def aci(service: AttestedService, name: str = "second", **keys: Any) -> str:
     root = str(service.root)
     return upstream(name, "aci", service.url, **{"trust_roots": [root], "probe": "none", **keys})
 
@@ -212,7 +212,7 @@ async def test_an_upstream_that_never_proved_itself_gets_no_prompt(tmp_path: Pat
     ids=str,
 )
 async def test_what_the_operator_demands_of_an_upstream_is_demanded(
-    tmp_path: Path, service: AttestedService, keys: dict[str, object]
+    tmp_path: Path, service: AttestedService, keys: dict[str, Any]
 ) -> None:
     async with aggregating(tmp_path, aci(service, **keys) + model('"second"')) as gateway:
         assert error_type(await gateway.post()) == "upstream_verification_failed"

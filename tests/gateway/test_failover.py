@@ -131,22 +131,26 @@ async def test_one_that_keeps_failing_is_left_alone_until_a_probe_finds_it_well(
 
 
 async def test_without_anyone_to_ask_the_answer_comes_at_once(tmp_path: Path) -> None:
-    async with ScriptedUpstream(DOWN) as engine:
-        async with serving_upstreams(tmp_path, local(engine.port) + model('"engine"')) as gateway:
-            statuses = [(await gateway.post()).status_code for _ in range(FAILURES_MOST + 1)]
-            assert statuses == [502] * FAILURES_MOST + [503]
-            answer = await gateway.post()
-            assert int(answer.headers["retry-after"]) >= 1
-            assert (await gateway.receipt(answer)).body_hash(FORWARDED) is None
-            assert len(engine.requests) == FAILURES_MOST
-            assert (await gateway.client.get("/health/ready")).json() == {"status": "degraded"}
+    async with (
+        ScriptedUpstream(DOWN) as engine,
+        serving_upstreams(tmp_path, local(engine.port) + model('"engine"')) as gateway,
+    ):
+        statuses = [(await gateway.post()).status_code for _ in range(FAILURES_MOST + 1)]
+        assert statuses == [502] * FAILURES_MOST + [503]
+        answer = await gateway.post()
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (await gateway.receipt(answer)).body_hash(FORWARDED) is None
+        assert len(engine.requests) == FAILURES_MOST
+        assert (await gateway.client.get("/health/ready")).json() == {"status": "degraded"}
 
 
 async def test_a_pooled_connection_that_was_ended_is_no_failure(tmp_path: Path) -> None:
-    async with ScriptedUpstream(HI, [CLOSE], HI) as engine:
-        async with serving_upstreams(tmp_path, local(engine.port) + model('"engine"')) as gateway:
-            assert [(await gateway.post()).status_code for _ in range(2)] == [200, 200]
-            assert len(engine.requests) == 3
+    async with (
+        ScriptedUpstream(HI, [CLOSE], HI) as engine,
+        serving_upstreams(tmp_path, local(engine.port) + model('"engine"')) as gateway,
+    ):
+        assert [(await gateway.post()).status_code for _ in range(2)] == [200, 200]
+        assert len(engine.requests) == 3
 
 
 async def test_a_stalled_upstream_is_not_repeated_elsewhere(tmp_path: Path) -> None:

@@ -2,20 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from confide.protocol.canonical import digest_of
 from confide.protocol.receipt import FORWARDED, RECEIVED, RETURNED
 from relay_app import DONE, MODEL, answered, body, completion, delta, local, model, serving_upstreams, streamed
-from scripted import CLOSE, HANG, LAST_CHUNK, RESET, ScriptedUpstream, chunk, sse_head
+from scripted import CLOSE, HANG, LAST_CHUNK, RESET, Script, ScriptedUpstream, chunk, sse_head
 
 ODD = (
     b' { "model" : "vendor/model", "messages":[{"role":"user","content":"\\u00e9 1"}],"temperature":1.50, "x":[1e3] } '
 )
 
 
-def config(engine: ScriptedUpstream, **keys: object) -> str:
+def config(engine: ScriptedUpstream, **keys: Any) -> str:
     return local(engine.port, **keys) + model('"engine"')
 
 
@@ -104,7 +105,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("script", list(BROKEN.values()), ids=list(BROKEN))
-async def test_a_broken_stream_never_looks_whole(tmp_path: Path, script: list[bytes]) -> None:
+async def test_a_broken_stream_never_looks_whole(tmp_path: Path, script: Script) -> None:
     async with ScriptedUpstream(script) as engine, serving_upstreams(tmp_path, config(engine)) as gateway:
         answer = await gateway.post(stream=True)
         assert answer.content.startswith(delta("Hi") + b"\n\ndata: ")
@@ -134,7 +135,7 @@ FAILING = {
 @pytest.mark.parametrize(("script", "status"), list(FAILING.values()), ids=list(FAILING))
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_engine_that_fails_is_an_error_of_ours(
-    tmp_path: Path, script: list[bytes], status: int, stream: bool
+    tmp_path: Path, script: Script, status: int, stream: bool
 ) -> None:
     async with ScriptedUpstream(script) as engine, serving_upstreams(tmp_path, config(engine)) as gateway:
         answer = await gateway.post(stream=stream)
@@ -204,35 +205,42 @@ async def test_other_refusals_are_put_into_our_shape(
 async def test_an_alias_is_the_only_name_that_either_side_sees(tmp_path: Path) -> None:
     events = [delta("a", model="Qwen"), delta("b", model="Qwen"), delta("", model="Qwen", finish="stop")]
     text = local(0) + model('"engine"', upstream_model="Qwen", aliases=["short"])
-    async with ScriptedUpstream(answered(completion(model="Qwen")), streamed(*events, DONE)) as engine:
-        async with serving_upstreams(tmp_path, text.replace(":0/", f":{engine.port}/")) as gateway:
-            sent = body(model="short")
-            answer = await gateway.post(sent)
-            assert answer.content == completion(model="short")
-            assert engine.requests[0].body == sent.replace(b'"short"', b'"Qwen"')
-            receipt = await gateway.receipt(answer)
-            assert receipt.members.model == "short"
-            assert receipt.body_hash(FORWARDED) == digest_of(engine.requests[0].body) != receipt.body_hash(RECEIVED)
-            streamed_answer = await gateway.post(model="short", stream=True)
-            assert streamed_answer.content == b"".join(events).replace(b'"Qwen"', b'"short"') + DONE
+    async with (
+        ScriptedUpstream(answered(completion(model="Qwen")), streamed(*events, DONE)) as engine,
+        serving_upstreams(tmp_path, text.replace(":0/", f":{engine.port}/")) as gateway,
+    ):
+        sent = body(model="short")
+        answer = await gateway.post(sent)
+        assert answer.content == completion(model="short")
+        assert engine.requests[0].body == sent.replace(b'"short"', b'"Qwen"')
+        receipt = await gateway.receipt(answer)
+        assert receipt.members.model == "short"
+        assert receipt.body_hash(FORWARDED) == digest_of(engine.requests[0].body) != receipt.body_hash(RECEIVED)
+        streamed_answer = await gateway.post(model="short", stream=True)
+        assert streamed_answer.content == b"".join(events).replace(b'"Qwen"', b'"short"') + DONE
 
 
 async def test_nothing_in_an_answer_identifies_the_engine(tmp_path: Path) -> None:
     telling = {"system_fingerprint": "fp_7", "provider": "box-7"}
     events = [delta("a", **telling), delta("", finish="stop", **telling), DONE]
-    async with ScriptedUpstream(answered(completion(**telling)), streamed(*events)) as engine:
-        async with serving_upstreams(tmp_path, config(engine)) as gateway:
-            whole = (await gateway.post()).json()
-            assert whole["system_fingerprint"] is None
-            assert "provider" not in whole
-            text = (await gateway.post(stream=True)).text
-            assert "fp_7" not in text
-            assert "box-7" not in text
-            assert text.count('"system_fingerprint": null') == 2
+    async with (
+        ScriptedUpstream(answered(completion(**telling)), streamed(*events)) as engine,
+        serving_upstreams(tmp_path, config(engine)) as gateway,
+    ):
+        whole = (await gateway.post()).json()
+        assert whole["system_fingerprint"] is None
+        assert "provider" not in whole
+        text = (await gateway.post(stream=True)).text
+        assert "fp_7" not in text
+        assert "box-7" not in text
+        assert text.count('"system_fingerprint": null') == 2
 
 
 async def test_constraints_and_priority_are_consumed_and_the_salt_is_ours(tmp_path: Path) -> None:
-    sent = b'{"model":"vendor/model","provider":{"aci_verified":true,"order":["x"]},"priority":9,"cache_salt":"mine","messages":[1.0]}'
+    sent = (
+        b'{"model":"vendor/model","provider":{"aci_verified":true,"order":["x"]},"priority":9,'
+        b'"cache_salt":"mine","messages":[1.0]}'
+    )
     async with (
         ScriptedUpstream(answered(completion())) as engine,
         serving_upstreams(tmp_path, config(engine, cache_salt=True)) as gateway,
@@ -292,14 +300,16 @@ async def test_a_unix_socket_and_a_key_of_the_upstreams_own(tmp_path: Path) -> N
         '[[upstream]]\nname = "engine"\nkind = "local"\nprobe = "none"\n'
         f'base_url = "unix:{path}"\nkey_file = "{tmp_path / "key"}"\n' + model('"engine"')
     )
-    async with ScriptedUpstream(answered(completion()), path=path) as engine:
-        async with serving_upstreams(tmp_path, text) as gateway:
-            answer = await gateway.client.post(
-                "/v1/chat/completions", content=body(), headers={"Authorization": "Bearer of-the-client"}
-            )
-            assert answer.status_code == 200
-            assert dict(engine.requests[0].headers)[b"authorization"] == b"Bearer upstream-key"
-            assert b"of-the-client" not in str(engine.requests[0].headers).encode()
+    async with (
+        ScriptedUpstream(answered(completion()), path=path) as engine,
+        serving_upstreams(tmp_path, text) as gateway,
+    ):
+        answer = await gateway.client.post(
+            "/v1/chat/completions", content=body(), headers={"Authorization": "Bearer of-the-client"}
+        )
+        assert answer.status_code == 200
+        assert dict(engine.requests[0].headers)[b"authorization"] == b"Bearer upstream-key"
+        assert b"of-the-client" not in str(engine.requests[0].headers).encode()
 
 
 async def test_the_connection_serves_again_after_whole_answers(tmp_path: Path) -> None:

@@ -5,12 +5,19 @@ from pathlib import Path
 
 from confide.errors import ConfigError
 from relay_app import DONE, answered, completion, delta, local, model, parsed, serving_upstreams
-from scripted import LAST_CHUNK, ScriptedUpstream, chunk, sse_head
+from scripted import LAST_CHUNK, Script, ScriptedUpstream, chunk, sse_head
 
 
 async def test_upstreams_and_models_change_while_streams_run(tmp_path: Path) -> None:
     gate = asyncio.Event()
-    old_script = [sse_head(), chunk(delta("Hi")), gate, chunk(delta("", finish="stop")), chunk(DONE), LAST_CHUNK]
+    old_script: Script = [
+        sse_head(),
+        chunk(delta("Hi")),
+        gate,
+        chunk(delta("", finish="stop")),
+        chunk(DONE),
+        LAST_CHUNK,
+    ]
     async with ScriptedUpstream(old_script) as old, ScriptedUpstream(answered(completion("new"))) as new:
         text = local(old.port, "old") + model('"old"')
         async with serving_upstreams(tmp_path, text) as gateway:
