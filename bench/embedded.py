@@ -177,7 +177,7 @@ def engine(directory: Path, shared: Path, size: Size) -> Iterator[Speaker]:
 def engine_settings(directory: Path, shared: Path) -> Settings:
     """What the service gives its engine under the default configuration."""
     config = Config()
-    installed = catalogue.find(shared, config.model[0].upstream_model)
+    installed = catalogue.find(shared, config.model[0].weights)
     metadata = gguf.read_metadata(installed.path)
     return Settings(
         model_path=str(installed.path),
@@ -194,6 +194,6 @@ def engine_settings(directory: Path, shared: Path) -> Settings:
 
 def engine_body(shared: Path, size: Size) -> bytes:
     """What the gateway makes of the client's request."""
-    metadata = gguf.read_metadata(catalogue.find(shared, Config().model[0].upstream_model).path)
+    metadata = gguf.read_metadata(catalogue.find(shared, Config().model[0].weights).path)
     facts = EngineFacts(special_pattern(metadata.special_tokens))
     return msgspec.json.encode(plan(parse_chat(story(Config().model[0].id, size)), facts).bodies[0])

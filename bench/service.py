@@ -80,7 +80,7 @@ async def serve(path: str, home: Path, log: Log) -> None:
         closing.push_async_callback(store.close)
         _, key = await asyncio.to_thread(store.create_key, "bench")
         authenticator = await known_keys(store, config, closing)
-        served = ServedModel(config.model[0], upstream(path, closing), created=1, is_tee=False)
+        served = ServedModel.by(config.model[0], upstream(path, closing), created=1, simulated=True)
         lifecycle = Lifecycle()
         gateway = Gateway(
             config=config,

@@ -50,6 +50,7 @@ from confide.store.base import Proof
 from confide.store.sqlite import SqliteStore, open_store
 from confide.telemetry.logs import Log
 from confide.upstream.channel import Channel, Timeouts, UnixAddress
+from confide.upstream.images import ImageFetcher, ImageLimits
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 from scripted import LAST_CHUNK, Script, ScriptedUpstream, chunk, sse_head
 
@@ -168,12 +169,17 @@ async def serving_scripted(
             max_n=config.limits.max_n,
             context_length=4096,
             description="scripted",
+            images=ImageFetcher(ImageLimits(remote_images=config.server.remote_images))
+            if any("image" in model.modalities for model in config.model)
+            else None,
         )
         gateway = Gateway(
             config=config,
             attester=attester,
             authenticator=authenticator,
-            models_served=ModelTable([ServedModel(model, upstream, created=1, is_tee=False) for model in config.model]),
+            models_served=ModelTable(
+                ServedModel.by(model, upstream, created=1, simulated=True) for model in config.model
+            ),
             store=store,
             lifecycle=lifecycle,
             log=Log(written),

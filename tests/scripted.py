@@ -6,14 +6,15 @@
         assert upstream.departures[0].at - left_at < ABORT_WITHIN_S
 
 A script is a list of steps, carried out once a request was read: bytes are written, an asyncio.Event is waited for,
-CLOSE and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read what
-was written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for
+CLOSE, CUT and RESET end the connection, HANG waits for the client to leave, TURN lets a client in the same loop read
+what was written, REPEAT writes the step after it until the client leaves. After the last step the connection waits for
 another request. The first request gets the first script, and so on; the last script serves all that follow. Where
 `choose` is set, it picks the script by the request instead.
 """
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -26,16 +27,19 @@ from typing import Self, cast
 
 import httptools
 
+from tls_files import TlsFiles
+
 
 class Step(Enum):
-    CLOSE = "close"  # a FIN, after all that was written
+    CLOSE = "close"  # a FIN, after all that was written, and with TLS after its own end
+    CUT = "cut"  # a FIN alone, as somebody in between would send it
     RESET = "reset"  # a RST on TCP; on a unix socket an end like any other
     HANG = "hang"
     REPEAT = "repeat"
     TURN = "turn"
 
 
-CLOSE, RESET, HANG, REPEAT, TURN = Step
+CLOSE, CUT, RESET, HANG, REPEAT, TURN = Step
 
 ABORT_WITHIN_S = 0.5  # the budget is 0.1, and a machine that runs other tests takes longer than one that serves
 Script = Sequence[bytes | asyncio.Event | Step]
@@ -85,6 +89,13 @@ def chunk(data: bytes) -> bytes:
 LAST_CHUNK = chunk(b"")
 
 
+def server_tls(files: TlsFiles) -> ssl.SSLContext:
+    """What a ScriptedUpstream needs to be this key's; `load_cert_chain` makes it another's for all who come then."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    return context
+
+
 class ScriptedUpstream:
     """The server. Listens on a unix socket when `path` is given, else on a TCP port of 127.0.0.1."""
 
@@ -98,15 +109,15 @@ class ScriptedUpstream:
         self.open: set[_Connection] = set()
         self.path = path
         self.port = 0
-        self._tls = tls
+        self.tls = tls
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         if self.path is not None:
-            self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path), ssl=self._tls)
+            self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path), ssl=self.tls)
         else:
-            self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self._tls)
+            self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self.tls)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -226,6 +237,10 @@ class _Connection(asyncio.Protocol):
     def end(self, step: Step) -> None:
         if step is CLOSE:
             self.transport.close()
+            return
+        if step is CUT:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
             return
         with contextlib.suppress(OSError):  # a unix socket has no such option
             linger = struct.pack("ii", 1, 0)

@@ -3,14 +3,17 @@
 Order, later wins: defaults, the file, variables (`CONFIDE_SERVER_PORT` sets `[server] port`), command-line options.
 """
 
+import contextlib
+import ipaddress
 import os
 import re
 import stat
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -28,6 +31,10 @@ IMAGE_DIGEST = r"^sha256:[0-9a-f]{64}\Z"
 GPU_URL = r"^https?://[!-~]+\Z"
 VENDOR_URL = r"^(https://[!-~]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?/?)\Z"
 ARGUMENT = r"^[^\x00]*\Z"
+UPSTREAM_NAME = r"^[a-z0-9][a-z0-9._-]*\Z"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*\Z"
+BASE_URL = r"^(https?://[^\s/?#@\x00-\x1f]+[^\s?#@\x00-\x1f]*|unix:/[^\x00?#]+)\Z"
+HEX_64 = r"^[0-9a-f]{64}\Z"
 NONCE = "${nonce}"  # where the 64 hex digits of a request's nonce go
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -45,6 +52,10 @@ Label = Annotated[str, msgspec.Meta(min_length=1, max_length=2000, pattern=LABEL
 GpuUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=GPU_URL)]
 VendorUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=VENDOR_URL)]
 Argument = Annotated[str, msgspec.Meta(max_length=4096, pattern=ARGUMENT)]
+UpstreamName = Annotated[str, msgspec.Meta(max_length=64, pattern=UPSTREAM_NAME)]
+Variable = Annotated[str, msgspec.Meta(max_length=200, pattern=VARIABLE)]
+BaseUrl = Annotated[str, msgspec.Meta(max_length=2000, pattern=BASE_URL)]
+Hex64 = Annotated[str, msgspec.Meta(pattern=HEX_64)]
 
 # What msgspec says about types and patterns, in words for the person who writes the file.
 WORDS = {
@@ -66,6 +77,10 @@ WORDS = {
     f" matching regex {GPU_URL!r}": " of the form http://… or https://… without spaces",
     f" matching regex {VENDOR_URL!r}": " that is an https URL, or http://127.0.0.1 with a port",
     f" matching regex {ARGUMENT!r}": " without NUL",
+    f" matching regex {UPSTREAM_NAME!r}": " of letters a to z, digits and . _ -",
+    f" matching regex {VARIABLE!r}": " that is the name of a variable",
+    f" matching regex {BASE_URL!r}": " of the form http://…, https://… or unix:/PATH, without credentials and query",
+    f" matching regex {HEX_64!r}": " of 64 hex digits in lower case",
     f" matching regex {IMAGE_DIGEST!r}": " that is sha256: and 64 hex digits in lower case",
 }
 
@@ -73,6 +88,7 @@ WORDS = {
 OTHER_VARIABLES = {"CONFIDE_HOME", "CONFIDE_TEST_HOME", "CONFIDE_CONFIG", "CONFIDE_API_KEY", "CONFIDE_BASE_URL"}
 # Kubernetes sets these in every pod beside a Service named "confide"; they are nobody's mistake.
 SERVICE_LINKS = re.compile(r"CONFIDE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+LISTS = ("model", "upstream")
 DESCRIBED = "docs/configuration.md describes every setting."
 
 
@@ -93,6 +109,7 @@ class Server(Section, frozen=True):
     drain_s: Seconds = 20.0
     keepalive_comment_s: Seconds | None = None
     remote_images: bool = False
+    tee_only: bool = False  # no prompt reaches an upstream that is not attested
 
 
 class Attester(Section, frozen=True):
@@ -154,12 +171,68 @@ class Pricing(Section, frozen=True):
     completion: Decimal = "0"
 
 
+Kind = Literal["embedded", "local", "aci", "legacy-proxy", "openai"]
+KEY = re.compile(r"[!-~]{1,4096}")
+VERIFICATION = (
+    "trust_roots",
+    "accepted_tcb",
+    "denied_advisories",
+    "compose_hashes",
+    "claims",
+    "kms_roots",
+    "required_gpus",
+    "accept_aggregator",
+    "session_s",
+)
+DIRECT_KINDS = ("embedded", "local")
+ATTESTED_KINDS = ("aci", "legacy-proxy")
+EMBEDDED = "embedded"  # the upstream of a model that names none
+
+
+class Upstream(Section, frozen=True, kw_only=True):
+    """`[[upstream]]`: an engine or a service that models are served by. From `trust_roots` on: how it is verified."""
+
+    name: UpstreamName
+    kind: Kind
+    base_url: BaseUrl | None = None
+    key_env: Variable | None = None
+    key_file: FilePath | None = None
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds = 120.0
+    idle_timeout_s: Seconds = 60.0
+    total_timeout_s: Seconds | None = None
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1024
+    probe: Literal["models", "health", "none"] = "models"
+    cache_salt: bool = False  # the engine takes `cache_salt`
+    allow_unverified: bool = False
+    trust_roots: tuple[FilePath, ...] = ("intel", "amd")
+    accepted_tcb: tuple[Label, ...] = ("UpToDate",)
+    denied_advisories: tuple[Label, ...] = ()
+    compose_hashes: tuple[Hex64, ...] = ()
+    claims: tuple[Label, ...] = ()
+    kms_roots: tuple[Label, ...] = ()
+    required_gpus: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    accept_aggregator: bool = False  # an upstream that has a second hop of its own
+    session_s: Annotated[int, msgspec.Meta(ge=60, le=86_400)] = 3600  # of one verification
+
+
+class Choice(Section, frozen=True, kw_only=True):
+    """One of several upstreams of a model."""
+
+    name: UpstreamName
+    weight: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+    upstream_model: str | None = None
+
+
 class Model(Section, frozen=True, kw_only=True):
     """`[[model]]`: one id that clients may ask for."""
 
     id: ModelId
     aliases: tuple[ModelId, ...] = ()
-    upstream_model: str  # an entry of `confide models list`
+    upstream: UpstreamName | Annotated[tuple[UpstreamName | Choice, ...], msgspec.Meta(min_length=1)] = EMBEDDED
+    upstream_model: str | None = None  # an entry of `confide models list`, or the upstream's name of it; None: the id
+    tee_only: bool = False
+    affinity: bool = False
     name: str | None = None
     description: str | None = None
     provider: str = "confide"
@@ -167,6 +240,19 @@ class Model(Section, frozen=True, kw_only=True):
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     projector: FilePath | None = None  # GGUF file of the image projector, needed with "image"
     pricing: Pricing = Pricing()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The upstreams that may serve it, in order, each with its name of the model."""
+        given = (self.upstream,) if isinstance(self.upstream, str) else self.upstream
+        named = (Choice(name=each) if isinstance(each, str) else each for each in given)
+        own = self.id if self.upstream_model is None else self.upstream_model
+        return tuple(msgspec.structs.replace(each, upstream_model=each.upstream_model or own) for each in named)
+
+    @property
+    def weights(self) -> str:
+        """The entry of the catalogue that the embedded engine loads for it."""
+        return self.upstream_model or ""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -178,7 +264,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     store: Store = Store()
     limits: Limits = Limits()
     engine: Engine = Engine()
+    upstream: tuple[Upstream, ...] = ()
     model: tuple[Model, ...] = (Model(id="confide/smollm2-135m", upstream_model="smollm2-135m"),)
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """By name, the embedded engine among them."""
+        return {EMBEDDED: Upstream(name=EMBEDDED, kind="embedded"), **{each.name: each for each in self.upstream}}
+
+    @property
+    def serving(self) -> Literal["direct", "aggregator"]:
+        """Whether inference runs inside this workload or behind a second hop; never both."""
+        kinds = {self.upstreams[choice.name].kind for model in self.model for choice in model.choices}
+        return "direct" if kinds <= set(DIRECT_KINDS) else "aggregator"
+
+    def is_embedded(self, model: Model) -> bool:
+        """Whether this model runs in the embedded engine, on its own or among others."""
+        return any(self.upstreams[choice.name].kind == "embedded" for choice in model.choices)
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -287,8 +389,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, object]]
 
 
 def settable(section: str) -> tuple[str, ...]:
-    """The keys that a variable can set; a list of models does not fit into one."""
-    return known_keys(section) if section != "model" else ()
+    """The keys that a variable can set; a list of models or of upstreams does not fit into one."""
+    return known_keys(section) if section not in LISTS else ()
 
 
 def unknown_variable(name: str, section: str) -> ConfigError:
@@ -296,7 +398,7 @@ def unknown_variable(name: str, section: str) -> ConfigError:
     keys = keys or [f"CONFIDE_{name}_…".upper() for name in known_keys("") if settable(name)]
     return ConfigError(
         f"the variable {name} names no setting, expected one of: {', '.join(keys)}",
-        remedy=f"Unset it. {DESCRIBED} Models are set in the file alone.",
+        remedy=f"Unset it. {DESCRIBED} Models and upstreams are set in the file alone.",
     )
 
 
@@ -337,8 +439,8 @@ def explained(error: msgspec.ValidationError, origins: Mapping[str, str]) -> Con
 def in_file(path: str) -> str:
     """`server.port` as `[server] port`, `model[1].id` as `[[model]] number 2, id`."""
     section, _, key = path.partition(".")
-    if entry := re.fullmatch(r"model\[(\d+)\]", section):
-        return f"[[model]] number {int(entry[1]) + 1}" + (f", {key}" if key else "")
+    if entry := re.fullmatch(r"(model|upstream)\[(\d+)\]", section):
+        return f"[[{entry[1]}]] number {int(entry[2]) + 1}" + (f", {key}" if key else "")
     return f"[{section}] {key}".strip() if section else ""
 
 
@@ -347,10 +449,22 @@ def type_at(path: str) -> Any:
     found: Any = Config
     for part in filter(None, re.split(r"\[\d+\]|\.", path)):
         fields = {field.name: field.type for field in msgspec.structs.fields(found)} if is_struct(found) else {}
-        found = fields.get(part)
-        if getattr(found, "__origin__", None) is tuple:
-            found = get_args(found)[0]
+        found = innermost(fields.get(part))
     return found
+
+
+def innermost(found: Any) -> Any:
+    """The table that a key holds, alone, in an array or as one of its forms; else the type itself."""
+    tables = [each for each in types_in(found) if is_struct(each)]
+    entry = get_args(found)[0] if getattr(found, "__origin__", None) is tuple else found
+    return tables[0] if tables else entry
+
+
+def types_in(found: Any) -> Iterator[Any]:
+    """A type, and those that it is made of."""
+    yield found
+    for each in get_args(found):
+        yield from types_in(each)
 
 
 def is_struct(found: Any) -> bool:
@@ -375,6 +489,7 @@ def check(config: Config) -> None:
     check_tls(server)
     check_gpu(config.attester)
     check_models(config.model)
+    check_upstreams(config)
 
 
 def check_tls(server: Server) -> None:
@@ -419,22 +534,187 @@ def check_gpu(attester: Attester) -> None:
 
 
 def check_models(models: tuple[Model, ...]) -> None:
-    """Each name means one model; images and a projector go together. Raises ConfigError."""
+    """Each name means one model. Raises ConfigError."""
     if not models:
         raise ConfigError("[[model]]: got none, expected at least one", remedy="Leave it out for the embedded model.")
     seen: set[str] = set()
-    for model in models:
+    for number, model in enumerate(models, start=1):
+        if model.upstream == EMBEDDED and model.upstream_model is None:
+            raise ConfigError(
+                f"[[model]] number {number}: the key upstream_model is missing",
+                remedy="Name an entry of `confide models list`, or an upstream.",
+            )
         for name in (model.id, *model.aliases):
             if name in seen:
                 raise ConfigError(
                     f"[[model]] {name}: the same id or alias is given twice", remedy="Give each model names of its own."
                 )
             seen.add(name)
-        if ("image" in model.modalities) != (model.projector is not None):
+
+
+def check_upstreams(config: Config) -> None:
+    """Each upstream has what its kind needs, each model names some that exist, and there are no two modes of serving.
+
+    Raises ConfigError.
+    """
+    for upstream in config.upstream:
+        check_upstream(upstream)
+    names = [upstream.name for upstream in config.upstream]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"[[upstream]] {twice}: the same name is given twice", remedy="Give each a name of its own.")
+    for model in config.model:
+        check_choices(model, config)
+    named = {choice.name for model in config.model for choice in model.choices}
+    unused = next((name for name in names if name not in named), None)
+    if unused is not None:
+        raise ConfigError(
+            f"[[upstream]] {unused}: no model names it",
+            remedy=f'Set upstream = "{unused}" in a [[model]], or take it out.',
+        )
+    kinds = {config.upstreams[name].kind for name in named}
+    direct, behind = sorted(kinds.intersection(DIRECT_KINDS)), sorted(kinds.difference(DIRECT_KINDS))
+    if direct and behind:
+        raise ConfigError(
+            f"[[model]]: got upstreams of kind {', '.join(direct)} (inside this workload) beside {', '.join(behind)} "
+            "(behind a second hop); a service is one or the other, and its attestation report says which",
+            remedy="Run two services.",
+        )
+
+
+def check_choices(model: Model, config: Config) -> None:
+    """Raises ConfigError."""
+    names = [choice.name for choice in model.choices]
+    for name in names:
+        if name not in config.upstreams:
+            known = ", ".join(config.upstreams)
             raise ConfigError(
-                f'[[model]] {model.id}: modality "image" and projector go together; got only one of them',
-                remedy='Set modalities = ["text", "image"] and projector = "FILE.gguf", or neither.',
+                f"[[model]] {model.id}: got upstream {name!r}, expected one of: {known}",
+                remedy=f"Describe it in an [[upstream]] with this name. {DESCRIBED}",
             )
+        if names.count(name) > 1:
+            raise ConfigError(f"[[model]] {model.id}: upstream {name} is given twice", remedy="Name each once.")
+    if config.is_embedded(model) and model.upstream_model is None:
+        raise ConfigError(
+            f"[[model]] {model.id}: the key upstream_model is missing", remedy="Name an entry of `confide models list`."
+        )
+    is_relayed = any(config.upstreams[name].kind != "embedded" for name in names)
+    if ("image" in model.modalities) != (model.projector is not None) and not (is_relayed and model.projector is None):
+        raise ConfigError(
+            f'[[model]] {model.id}: modality "image" and projector go together; got only one of them',
+            remedy='Set modalities = ["text", "image"] and projector = "FILE.gguf", or neither.',
+        )
+    unattested = [name for name in names if config.upstreams[name].kind == "openai"]
+    if (model.tee_only or config.server.tee_only) and len(unattested) == len(names):
+        raise ConfigError(
+            f"[[model]] {model.id}: tee_only is set, and every upstream that it names is of kind openai",
+            remedy="Name an attested upstream, or leave tee_only out.",
+        )
+
+
+def check_upstream(upstream: Upstream) -> None:
+    """What the keys of one upstream demand of each other. Raises ConfigError."""
+    where = f"[[upstream]] {upstream.name}"
+    if upstream.kind == "embedded":
+        given = msgspec.structs.replace(upstream, name=EMBEDDED)
+        if given != Upstream(name=EMBEDDED, kind="embedded"):
+            raise ConfigError(
+                f"{where}: the embedded engine takes no keys here but name and kind",
+                remedy="Set [engine] and [limits] instead.",
+            )
+        return
+    if upstream.name == EMBEDDED:
+        raise ConfigError(f"{where}: this name means the embedded engine", remedy="Choose another name.")
+    if upstream.base_url is None:
+        raise ConfigError(f"{where}: the key base_url is missing", remedy=DESCRIBED)
+    if upstream.key_env is not None and upstream.key_file is not None:
+        raise ConfigError(f"{where}: got key_env and key_file, expected one of them", remedy="Leave one out.")
+    check_address(where, upstream.kind, upstream.base_url)
+    check_verification(where, upstream)
+
+
+def check_address(where: str, kind: Kind, base_url: str) -> None:
+    """Who may be in between. Raises ConfigError."""
+    is_unix = base_url.startswith("unix:")
+    try:
+        url = urlsplit(base_url)
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        host = ""
+    if not host and not is_unix:
+        raise ConfigError(f"{where}: base_url {base_url}: not a URL with a host and a port", remedy=DESCRIBED)
+    is_near = is_unix or is_loopback(host)
+    if kind == "local" and (not is_near or base_url.startswith("https:")):
+        raise ConfigError(
+            f"{where}: base_url {base_url}: an upstream of kind local is reached over loopback or a unix socket, "
+            "inside this workload, and needs no TLS",
+            remedy='Use http://127.0.0.1:PORT/v1 or unix:/PATH, or kind = "aci" for a service on another machine.',
+        )
+    if kind in ATTESTED_KINDS and not base_url.startswith("https:"):
+        raise ConfigError(
+            f"{where}: base_url {base_url}: an attested upstream is reached over TLS, whose key is what is verified",
+            remedy="Use its https:// address.",
+        )
+    if kind == "openai" and not (is_near or base_url.startswith("https:")):
+        raise ConfigError(
+            f"{where}: base_url {base_url}: prompts and the key would go over the network in clear",
+            remedy="Use its https:// address.",
+        )
+
+
+def check_verification(where: str, upstream: Upstream) -> None:
+    """Raises ConfigError."""
+    if (upstream.kind == "openai") != upstream.allow_unverified:
+        if upstream.kind == "openai":
+            raise ConfigError(
+                f"{where}: an upstream of kind openai proves nothing, and allow_unverified is not true",
+                remedy="Set allow_unverified = true to send it prompts all the same; receipts will say so.",
+            )
+        raise ConfigError(
+            f"{where}: allow_unverified is for kind openai; one of kind {upstream.kind} needs no such leave",
+            remedy="Leave allow_unverified out.",
+        )
+    defaults = Upstream(name=upstream.name, kind=upstream.kind)
+    changed = [name for name in VERIFICATION if getattr(upstream, name) != getattr(defaults, name)]
+    beyond = [name for name in changed if name in ("claims", "kms_roots", "required_gpus", "accept_aggregator")]
+    if upstream.kind == "legacy-proxy" and beyond:
+        raise ConfigError(
+            f"{where}: {beyond[0]} asks for what the older report cannot show",
+            remedy='Leave it out, or use kind = "aci" if the service has an aci/1 report.',
+        )
+    if changed and upstream.kind not in ATTESTED_KINDS:
+        raise ConfigError(
+            f"{where}: {changed[0]} is about attested upstreams, and this one is of kind {upstream.kind}",
+            remedy="Leave it out.",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def upstream_key(upstream: Upstream, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The credential that this upstream wants, None where it wants none. Raises ConfigError; never shows it."""
+    where = f"[[upstream]] {upstream.name}"
+    if upstream.key_env is not None:
+        key = environ.get(upstream.key_env, "").strip()
+        source = f"key_env {upstream.key_env}"
+    elif upstream.key_file is not None:
+        source = f"key_file {upstream.key_file}"
+        try:
+            key = Path(upstream.key_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where}: {source}: cannot be read", remedy="Name a file of one line.") from error
+    else:
+        return None
+    if not KEY.fullmatch(key):
+        raise ConfigError(
+            f"{where}: {source}: got no key, expected one line of printable ASCII", remedy="Set it, or leave it out."
+        )
+    return key
 
 
 def check_files(config: Config) -> None:
@@ -442,6 +722,14 @@ def check_files(config: Config) -> None:
     server = config.server
     named = {"[server] tls_cert": server.tls_cert, "[server] tls_key": server.tls_key}
     named |= {f"[[model]] {model.id}: projector": model.projector for model in config.model}
+    named |= {
+        f"[[upstream]] {each.name}: trust_roots": root
+        for each in config.upstream
+        for root in each.trust_roots
+        if root not in ("intel", "amd")
+    }
+    for upstream in config.upstream:
+        upstream_key(upstream)
     for key, path in named.items():
         try:
             if path is not None:

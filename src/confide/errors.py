@@ -11,11 +11,13 @@ ConfideError
 │   ├── MethodNotAllowed       405 invalid_request_error
 │   ├── SessionNotAccepted     412 session_not_accepted: no pinned session can serve
 │   ├── RequestTooLarge        413 invalid_request_error
+│   ├── RefusedByUpstream      4xx as the engine answered it
 │   └── LimitReached           429 rate_limit_error, with Retry-After
 ├── ServingFailed              ours or the engine's                                   5xx
 │   ├── InternalError          500 internal_error
 │   ├── UpstreamFailed         502 upstream_error
 │   ├── NotReady               503 service_unavailable, with Retry-After
+│   ├── UpstreamNotVerified    503 upstream_verification_failed: nothing was forwarded
 │   └── UpstreamTimeout        504 timeout_error
 ├── VerificationError          a named check failed                                   exit 1
 ├── ConfigError                start refused; names what, where, accepted values      exit 2
@@ -97,6 +99,17 @@ class RequestTooLarge(RequestRefused):
     status, type = 413, "invalid_request_error"
 
 
+class RefusedByUpstream(RequestRefused):
+    """The engine finds the request at fault. `raw`: its own body where that is in our shape already, or None."""
+
+    status, type = 400, "invalid_request_error"
+
+    def __init__(self, message: str, *, status: int, raw: bytes | None = None, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.status = status  # type: ignore[misc]  # of this one answer, not of the class
+        self.raw = raw
+
+
 class LimitReached(RequestRefused):
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
@@ -115,6 +128,10 @@ class UpstreamFailed(ServingFailed):
 
 class NotReady(ServingFailed):
     status, type = 503, "service_unavailable"
+
+
+class UpstreamNotVerified(ServingFailed):
+    status, type = 503, "upstream_verification_failed"
 
 
 class UpstreamTimeout(ServingFailed):

@@ -12,12 +12,13 @@ import httpx2
 import msgspec
 import pytest
 
-from confide.config import Config
+from confide.config import Config, Model, Upstream
 from running import home_with_weights, running
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+LISTS: dict[str, type[msgspec.Struct]] = {"model": Model, "upstream": Upstream}
 CONFIDE = Path(sys.executable).parent / "confide"
 
 
@@ -31,12 +32,12 @@ def test_every_link_to_a_file_resolves(document: Path) -> None:
 @pytest.mark.parametrize("section", [field.name for field in msgspec.structs.fields(Config)])
 def test_every_setting_is_described_with_its_default(section: str) -> None:
     text = (REPOSITORY / "docs" / "configuration.md").read_text()
-    heading = f"## `[[{section}]]`" if section == "model" else f"## `[{section}]`"
+    heading = f"## `[[{section}]]`" if section in LISTS else f"## `[{section}]`"
     table = text.partition(heading)[2].partition("\n## ")[0]
     described = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*?) \|", table, re.MULTILINE))
     rows = {name: default for names, default in described.items() for name in re.findall(r"`(\w+)`", names)}
-    default_type = Config().model[0] if section == "model" else getattr(Config(), section)
-    fields = {field.name: field for field in msgspec.structs.fields(type(default_type))}
+    described_type = LISTS.get(section) or type(getattr(Config(), section))
+    fields = {field.name: field for field in msgspec.structs.fields(described_type)}
     assert set(rows) == set(fields)
     for name, field in fields.items():
         literal = re.fullmatch(r"`([^`]+)`", rows[name])

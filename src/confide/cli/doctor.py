@@ -67,14 +67,14 @@ def of_configuration(path: Path | None, progress: "Progress") -> Iterator[Findin
 def of_service(config: Config, home: Path, progress: "Progress") -> Iterator[Finding]:
     """What the service would meet at its start, in that order."""
     from confide.cli import doctor_service as service  # the gateway; not needed to say that there is no configuration
-    from confide.gateway.service import is_loopback
+    from confide.config import is_loopback
 
     host, url = config.server.host, config.store.url
     yield service.files(config, home)
     yield service.port(config, home)
     yield state.store(url, home)
     yield state.api_keys(url, home, host=host, is_loopback=is_loopback(host))
-    for model in config.model:
+    for model in filter(config.is_embedded, config.model):
         yield service.weights(model, home, progress)
     yield service.cores(config.engine)
     yield service.memory(config, home, service.available_memory())

@@ -62,9 +62,9 @@ def attested_chain(config: Config, home: Path) -> Finding:
 
 def weights(model: Model, home: Path, progress: Progress) -> Finding:
     """Whether the weights are here and hold the recorded bytes; hashing them takes a second for each gigabyte or so."""
-    check = f"weights {model.upstream_model}"
+    check = f"weights {model.weights}"
     try:
-        installed = catalogue.verify_weights(catalogue.find(home, model.upstream_model), progress)
+        installed = catalogue.verify_weights(catalogue.find(home, model.weights), progress)
         metadata = gguf.read_metadata(installed.path)
     except catalogue.NotInstalled as missing:
         return to_fetch(check, missing.weights, home)
@@ -104,7 +104,9 @@ def usable_cores() -> int:
 def memory(config: Config, home: Path, available_bytes: int | None) -> Finding:
     """Weights and KV cache of every model against what is free. `available_bytes` None: this system does not tell."""
     try:
-        needed = AROUND_BYTES + sum(model_bytes(model, config.engine, home) for model in config.model)
+        needed = AROUND_BYTES + sum(
+            model_bytes(each, config.engine, home) for each in config.model if config.is_embedded(each)
+        )
     except ConfideError:
         return warn("memory", "not known until the weights are here and whole")
     found = f"about {size(needed)} needed for {config.engine.slots} slots of {config.engine.context_length} tokens"
@@ -120,7 +122,7 @@ def memory(config: Config, home: Path, available_bytes: int | None) -> Finding:
 
 def model_bytes(model: Model, engine: Engine, home: Path) -> int:
     """Weights, and a KV cache of slots × context. Raises ConfideError where the weights cannot be read."""
-    installed = catalogue.find(home, model.upstream_model)
+    installed = catalogue.find(home, model.weights)
     context = gguf.read_metadata(installed.path).context_length or engine.context_length
     tokens = engine.slots * min(engine.context_length, context)
     return installed.weights.size + tokens * kv_bytes_a_token(installed.path)

@@ -18,6 +18,7 @@ from confide.errors import CannotTell, ConfideError, ConfigError
 # name: (where it is, its line in `confide --help`)
 COMMANDS = {
     "serve": ("confide.cli.serve:serve", "Run the service; by default an embedded model, a simulated TEE."),
+    "reload": ("confide.cli.reload:reload", "Let the running service read its configuration again."),
     "ask": ("confide.cli.ask:ask", "Ask one question and verify the answer."),
     "verify": ("confide.cli.verify:verify", "Verify a service, and ask it nothing else."),
     "audit": ("confide.cli.audit:audit", "Check a proof again from its file, without any network."),

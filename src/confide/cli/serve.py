@@ -4,6 +4,7 @@ import base64
 import os
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ def serve(
 ) -> None:
     """Run the service: the embedded model and a simulated TEE unless the configuration says otherwise."""
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    effective = configuration.load(config, overrides={"server": given})
+
+    def read() -> Config:
+        return configuration.load(config, overrides={"server": given})
+
+    effective = read()
     if print_config:
         typer.echo(as_toml(effective).encode())  # TOML is UTF-8, whatever the terminal's encoding
         return
@@ -43,11 +48,11 @@ def serve(
     home = configuration.home()
     check_writable(home)
     pull_missing(effective, home)
-    run(effective, home)
+    run(effective, home, read)
 
 
-def run(config: Config, home: Path) -> None:
-    """Serve until a signal. Raises as gateway.service.serve does."""
+def run(config: Config, home: Path, reread: Callable[[], Config]) -> None:
+    """Serve until a signal. `reread`: the configuration anew. Raises as gateway.service.serve does."""
     import uvloop  # these cost half a second, which a refusal and --print-config should not pay
 
     from confide.engine import catalogue
@@ -55,10 +60,11 @@ def run(config: Config, home: Path) -> None:
     from confide.gateway import service
 
     try:
-        uvloop.run(service.serve(config, home, announce=announce))
+        uvloop.run(service.serve(config, home, announce=announce, reread=reread))
     except GgufError:
-        for model in config.model:  # a header that cannot be read: most likely these are not the recorded bytes
-            catalogue.verify_weights(catalogue.find(home, model.upstream_model))
+        for model in filter(config.is_embedded, config.model):
+            # A header that cannot be read: most likely these are not the recorded bytes.
+            catalogue.verify_weights(catalogue.find(home, model.weights))
         raise
 
 
@@ -93,9 +99,9 @@ def pull_missing(config: Config, home: Path) -> None:
     """Fetch the weights that the configuration names and this machine lacks, with a progress bar."""
     from confide.engine import catalogue
 
-    for model in config.model:
+    for model in filter(config.is_embedded, config.model):
         try:
-            catalogue.find(home, model.upstream_model)
+            catalogue.find(home, model.weights)
         except catalogue.NotInstalled as missing:
             fetch(missing.weights, config, home)
 
@@ -132,7 +138,7 @@ def banner(service: "Service") -> "Table":
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    names = ", ".join(f"{served.model.id} ({served.upstream.description})" for served in service.models)
+    names = ", ".join(f"{served.model.id} ({served.description})" for served in service.models)
     table.add_row("model", names)
     if service.attester.simulated:
         table.add_row("TEE", "[bold yellow]SIMULATED TEE: no hardware protection[/]")

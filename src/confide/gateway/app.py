@@ -37,7 +37,8 @@ from confide.gateway.wire import (
 from confide.protocol.report import SourceProvenance
 from confide.store.base import Store
 from confide.telemetry.logs import Log
-from confide.upstream.images import ImageFetcher, ImageLimits
+from confide.upstream.sessions import AttestedSession
+from confide.upstream.verified import AttestedUpstream
 
 
 class Gateway:
@@ -55,21 +56,19 @@ class Gateway:
         log: Log,
         now: Callable[[], float],
         tls_spki_sha256: bytes | None = None,
-        images: ImageFetcher | None = None,
         provenance: SourceProvenance | None = None,
         gpu: GpuCollector | None = None,
     ) -> None:
         self.lifecycle = lifecycle
         self.models = models_served
         self.keyset = CurrentKeyset(epochs_of(config, attester), now)
-        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu)
+        reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu, serving=config.serving)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
         chat = ChatCompletions(
             config=config,
             authenticator=authenticator,
             models=models_served,
-            images=images or ImageFetcher(ImageLimits(remote_images=config.server.remote_images)),
             keys=attester.keys,
             keyset=self.keyset,
             store=store,
@@ -83,7 +82,12 @@ class Gateway:
                 *about.routes(self.readiness, self.keyset),
                 *models.routes(models_served),
                 *aci.routes(
-                    attester=attester, current=self.keyset, reports=reports, store=store, now=lambda: int(now())
+                    attester=attester,
+                    current=self.keyset,
+                    reports=reports,
+                    store=store,
+                    sessions=lambda name, model: current_sessions(models_served, name, model),
+                    now=lambda: int(now()),
                 ),
                 *proof.routes(
                     attester=attester,
@@ -102,7 +106,7 @@ class Gateway:
         """ready, draining or degraded: what `/health/ready` says, and no more."""
         if self.lifecycle.is_draining:
             return "draining"
-        return "ready" if all(served.upstream.is_ready for served in self.models.models) else "degraded"
+        return "ready" if all(served.is_ready for served in self.models.models) else "degraded"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,6 +141,15 @@ class Gateway:
     async def _fault(self, _: Request, error: Exception) -> Response:
         self._log.write("fault", error=type(error).__name__)
         return response(InternalError("something went wrong on our side; it was recorded"))
+
+
+def current_sessions(models: ModelTable, upstream_name: str | None, model: str | None) -> list[AttestedSession]:
+    """The sessions that prompts may be sent in now, newest first: of one upstream, for one model, or of all."""
+    served = models.models if model is None else filter(None, [models.get(model)])
+    upstreams = {id(each.upstream): each.upstream for one in served for each in one.route.candidates}
+    found = [each.session for each in upstreams.values() if isinstance(each, AttestedUpstream) and each.session]
+    named = [each for each in found if upstream_name in (None, each.upstream_name)]
+    return sorted(named, key=lambda each: -each.established_at)
 
 
 def method_not_allowed() -> MethodNotAllowed:

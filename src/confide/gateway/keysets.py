@@ -9,6 +9,7 @@ that a receipt can be verified after a rotation (`GET /v1/aci/keysets/{digest}`)
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -81,10 +82,12 @@ class Reports:
         now: Callable[[], float],
         *,
         gpu: GpuCollector | None = None,
+        serving: Literal["direct", "aggregator"] = "direct",
     ) -> None:
         """`gpu`: shows the GPUs in reports for a nonce; without a nonce there is nothing that they could answer."""
         self._attester = attester
         self._gpu = gpu
+        self._serving = serving
         self._current = current
         self._provenance = provenance
         self._now = now
@@ -114,6 +117,7 @@ class Reports:
             tee_type=evidence.tee_type,
             provenance=self._provenance,
             evidence=members,
+            serving=self._serving,
         )
 
 

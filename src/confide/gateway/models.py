@@ -4,21 +4,44 @@ from collections.abc import Iterable, Mapping
 
 from confide.config import Model
 from confide.errors import ModelNotFound
+from confide.protocol.chat import ChatRequest, parse_chat
+from confide.protocol.chat_relayed import RelayedRequest, parse_relayed
 from confide.upstream.base import Upstream
+from confide.upstream.router import Candidate, Route
 
 
 class ServedModel:
-    """A configured model with the upstream that serves it. `created`: Unix seconds."""
+    """A configured model with the upstreams that may serve it. `created`: Unix seconds. `simulated`: our own TEE is."""
 
-    def __init__(self, model: Model, upstream: Upstream, *, created: int, is_tee: bool) -> None:
+    def __init__(self, model: Model, route: Route, *, created: int, simulated: bool, tee_only: bool = False) -> None:
         self.model = model
-        self.upstream = upstream
+        self.route = route
         self.created = created
-        self.is_tee = is_tee
+        self.simulated = simulated
+        self.tee_only = tee_only
+
+    @classmethod
+    def by(cls, model: Model, upstream: Upstream, *, created: int, simulated: bool) -> "ServedModel":
+        """Served by one upstream."""
+        route = Route([Candidate(upstream, model.weights, name=None)])
+        return cls(model, route, created=created, simulated=simulated)
+
+    @property
+    def is_tee(self) -> bool:
+        """Whether hardware protects its prompts, at every upstream that may get one."""
+        return not self.simulated and all(each.upstream.is_attested for each in self.route.candidates)
+
+    @property
+    def is_ready(self) -> bool:
+        return any(candidate.upstream.is_ready for candidate in self.route.candidates)
+
+    @property
+    def description(self) -> str:
+        return " or ".join(dict.fromkeys(each.upstream.description for each in self.route.candidates))
 
     def document(self) -> dict[str, object]:
         """The catalogue entry (wire contract 3.1). Nothing in it is evidence."""
-        model, upstream = self.model, self.upstream
+        model, upstream = self.model, self.route.candidates[0].upstream
         inputs = list(model.modalities)
         return {
             "id": model.id,
@@ -26,12 +49,12 @@ class ServedModel:
             "created": self.created,
             "owned_by": model.provider,
             "name": model.name or model.id,
-            "description": model.description or upstream.description,
+            "description": model.description or self.description,
             "context_length": model.context_length or upstream.context_length,
             "max_output_length": model.context_length or upstream.context_length,
             "pricing": {"prompt": model.pricing.prompt, "completion": model.pricing.completion},
             "providers": [model.provider],
-            "metadata": {"tee": self.is_tee, "simulated_tee": not self.is_tee},
+            "metadata": {"tee": self.is_tee, "simulated_tee": self.simulated},
             "is_tee": self.is_tee,
             "architecture": {
                 "modality": f"{'+'.join(inputs)}->text",
@@ -48,10 +71,23 @@ class ModelTable:
     """Looks models up by id, alias and provider. Ids are compared byte for byte."""
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.replace(models)
+
+    def replace(self, models: Iterable[ServedModel]) -> None:
+        """From now on these are served. Requests that were admitted go on with what they found."""
         self.models = tuple(models)
         self._by_name: Mapping[str, ServedModel] = {
             name: served for served in self.models for name in (served.model.id, *served.model.aliases)
         }
+        readers = {each.upstream.reads_body for served in self.models for each in served.route.candidates}
+        self._is_relayed = True in readers
+
+    def parse(self, body: bytes) -> ChatRequest | RelayedRequest:
+        """What is asked: all of it, or where an engine judges the body itself as much as it takes to find that engine.
+
+        Raises InvalidRequest.
+        """
+        return parse_relayed(body) if self._is_relayed else parse_chat(body)
 
     def find(self, name: str) -> ServedModel:
         """The model with this id or alias. Raises ModelNotFound, which does not repeat the name."""

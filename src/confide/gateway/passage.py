@@ -13,9 +13,18 @@ from confide.errors import NotReady
 from confide.gateway.auth import Principal
 from confide.gateway.keysets import Standing
 from confide.gateway.lifecycle import InFlight
-from confide.protocol.receipt import RECEIPT_ID_RANDOM_BYTES, Outcome, new_receipt_id, signed_receipt
+from confide.protocol.receipt import (
+    RECEIPT_ID_RANDOM_BYTES,
+    Outcome,
+    UpstreamEvent,
+    attempt_event,
+    new_receipt_id,
+    not_verified_event,
+    signed_receipt,
+    verified_event_of,
+)
 from confide.store.base import Proof, Store
-from confide.upstream.base import Answering, Head, Tally
+from confide.upstream.base import Answering, Head, Hop, Tally
 
 UNSEALED = bytes(32)
 IDS_DRAWN = 256
@@ -28,9 +37,11 @@ class Passage:
         "answering",
         "began",
         "entry",
-        "forwarded_sha256",
+        "events",
         "has_proof",
         "head",
+        "hop",
+        "last_forwarded_sha256",
         "model_id",
         "outcome",
         "principal",
@@ -55,14 +66,45 @@ class Passage:
         self.principal: Principal | None = None
         self.answering: Answering | None = None
         self.request_sha256 = b""
-        self.forwarded_sha256 = b""
+        self.last_forwarded_sha256: bytes | None = None
+        self.events: list[UpstreamEvent] = []
+        self.hop: Hop | None = None
         self.stream = False
         self.tally = Tally()
 
     @property
+    def own_id(self) -> str | None:
+        """The id of the answer where we gave it: one that an upstream chose is not for the log."""
+        return self.head.id if self.head is not None and self.tally.id in (None, self.head.id) else None
+
+    @property
     def is_forwarded(self) -> bool:
         """Whether inference was given the request."""
-        return self.answering is not None and self.answering.is_forwarded
+        return self.forwarded_sha256 is not None
+
+    @property
+    def forwarded_sha256(self) -> bytes | None:
+        """SHA-256 of the body as inference was given it, by the last upstream that was; None when none was."""
+        if self.answering is not None and self.answering.is_forwarded:
+            return self.answering.forwarded_sha256
+        return self.last_forwarded_sha256
+
+    def not_served(self, name: str | None, reason: str, *, is_refused: bool) -> None:
+        """The upstream that was asked last did not serve. `name`: None for one inside this workload. `is_refused`: by
+        us, before it was sent anything.
+        """
+        assert self.head is not None
+        self.last_forwarded_sha256, self.answering = self.forwarded_sha256, None
+        if is_refused:
+            self.events.append(not_verified_event(name, self.head.model, required=True, reason=reason))
+        else:
+            session_id = None if self.hop is None else self.hop.session_id
+            self.events.append(attempt_event(reason, name, session_id))
+
+    @property
+    def upstream_events(self) -> tuple[UpstreamEvent, ...]:
+        """What the receipt says of upstreams, in order: those that did not serve, then the one that did."""
+        return (*self.events, verified_event(self.hop)) if self.hop is not None else tuple(self.events)
 
     @property
     def receipt_header(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -89,7 +131,7 @@ class Receipts:
         assert passage.principal is not None
         assert passage.receipt_id is not None
         now = int(self._now())
-        chat_id = passage.head.id if has_id else None
+        chat_id = passage.tally.id if has_id else None
         epoch = passage.standing.epoch
         receipt = signed_receipt(
             receipt_id=passage.receipt_id,
@@ -99,9 +141,10 @@ class Receipts:
             endpoint=self._endpoint,
             served_at=now,
             received_sha256=passage.request_sha256,
-            forwarded_sha256=passage.forwarded_sha256 if passage.is_forwarded else None,
+            forwarded_sha256=passage.forwarded_sha256,
             returned_sha256=response_sha256,
             outcome=outcome,
+            upstream=passage.upstream_events,
             signer=epoch.signer,
         )
         proof = Proof(
@@ -136,3 +179,10 @@ def random_parts(size: int) -> Iterator[bytes]:
 def receipt_ids() -> Iterator[str]:
     """New receipt ids without end."""
     return map(new_receipt_id, random_parts(RECEIPT_ID_RANDOM_BYTES))
+
+
+def verified_event(hop: Hop) -> UpstreamEvent:
+    """The `upstream.verified` event of the hop that serves, in either form (wire contract 7.6)."""
+    if hop.session_id is None:
+        return not_verified_event(hop.name, hop.model, required=hop.required, reason=hop.reason or "not verified")
+    return verified_event_of(hop.session_id, hop.model, required=hop.required)

@@ -24,8 +24,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
-import msgspec
-
 from confide.attester.keys import LegacyKeys
 from confide.config import Config
 from confide.errors import (
@@ -35,6 +33,7 @@ from confide.errors import (
     NotReady,
     RequestRefused,
     SessionNotAccepted,
+    UpstreamNotVerified,
     WireError,
 )
 from confide.gateway.auth import Authenticator
@@ -54,17 +53,18 @@ from confide.gateway.wire import (
     error_headers,
     read_body,
 )
-from confide.protocol.chat import ChatRequest, new_chat_id, parse_chat
-from confide.protocol.receipt import Outcome
-from confide.protocol.serving import UNCONSTRAINED, Constraints, forwarded_body, parse_constraints
-from confide.protocol.sse import DONE, error_tail
+from confide.protocol.chat import new_chat_id
+from confide.protocol.receipt import Outcome, UpstreamEvent, not_verified_event
+from confide.protocol.serving import UNCONSTRAINED, parse_constraints
+from confide.protocol.sse import error_tail
 from confide.store.base import Store
 from confide.telemetry.logs import Log
-from confide.upstream.base import Answering, Head
-from confide.upstream.images import ImageFetcher
+from confide.upstream.base import Answering, Head, Prompt, Unserved
+from confide.upstream.router import Candidate, Route
 
 ID_BYTES = 16
 NOTHING = hashlib.sha256().digest()
+NOT_ACCEPTED = (UpstreamNotVerified, SessionNotAccepted)
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -79,7 +79,6 @@ class ChatCompletions:
         config: Config,
         authenticator: Authenticator,
         models: ModelTable,
-        images: ImageFetcher,
         keys: LegacyKeys,
         keyset: CurrentKeyset,
         store: Store,
@@ -90,7 +89,6 @@ class ChatCompletions:
         self._config = config
         self._authenticator = authenticator
         self._models = models
-        self._images = images
         self._keyset = keyset
         self._receipts = Receipts(
             keys=keys, store=store, endpoint=self.endpoint, ttl_s=config.store.receipt_ttl_s, now=now
@@ -139,18 +137,10 @@ class ChatCompletions:
 
     async def _answer(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         try:
-            body, request, served, constraints = await self._admit(scope, receive, passage)
+            prompt, served = await self._admit(scope, receive, passage)
             writer.receipt_header = passage.receipt_header
-            refuse_sessions(constraints)
             passage.entry.watch()
-            request = await self._handed_over(body, request, served, constraints, passage)
-            del body  # megabytes, perhaps, for as long as the answer takes
-            assert passage.head is not None
-            passage.answering = answering = served.upstream.accept(request, passage.head)
-            if passage.stream:
-                await self._stream(answering, writer, passage)
-            else:
-                await self._buffered(answering, writer, passage)
+            await self._serve(prompt, served, writer, passage)
         except asyncio.CancelledError:
             match passage.entry.take_back():
                 case None:
@@ -164,9 +154,7 @@ class ChatCompletions:
                     passage.reason = "drain"
                     raise shutting_down() from None
 
-    async def _admit(
-        self, scope: Scope, receive: Receive, passage: Passage
-    ) -> tuple[bytes, ChatRequest, ServedModel, Constraints]:
+    async def _admit(self, scope: Scope, receive: Receive, passage: Passage) -> tuple[Prompt, ServedModel]:
         """Everything before anybody else is contacted: who asks, what is asked, who can answer.
 
         With the ids at its end the request counts as understood: from here on every exit leaves a receipt.
@@ -176,38 +164,53 @@ class ChatCompletions:
         refuse_retired_headers(scope)
         body = await read_body(receive, self._config.server.max_body_bytes)
         passage.request_sha256 = hashlib.sha256(body).digest()
-        request = parse_chat(body)
-        constraints = UNCONSTRAINED if request.provider is None else parse_constraints(request.provider)
-        served = self._models.find(request.model)
-        passage.model_id, passage.stream = served.model.id, request.stream
-        passage.head = Head(next(self._chat_ids), int(passage.began), request.model)
+        asked = self._models.parse(body)
+        constraints = UNCONSTRAINED if asked.provider is None else parse_constraints(asked.provider)
+        served = self._models.find(asked.model)
+        passage.model_id, passage.stream = served.model.id, asked.stream
+        passage.head = Head(next(self._chat_ids), int(passage.began), asked.model)
         passage.receipt_id = next(self._receipt_ids)
-        return body, request, served, constraints
-
-    async def _handed_over(
-        self, body: bytes, request: ChatRequest, served: ServedModel, constraints: Constraints, passage: Passage
-    ) -> ChatRequest:
-        """The request as inference gets it, and its hash. Fetching images takes a while and the client may leave; a
-        text model refuses them unfetched.
-        """
-        messages = None
-        if "image" in served.model.modalities:
-            inlined = await self._images.inline(request)
-            if inlined is not request and inlined.messages != request.messages:
-                messages = msgspec.json.encode(inlined.messages)
-            request = inlined
-        forwarded = forwarded_body(
+        prompt = Prompt(
             body,
-            drop_constraints=constraints.stated,
-            drop_empty_tool_calls=request.had_empty_tool_calls,
-            messages=messages,
+            passage.request_sha256,
+            asked,
+            passage.head,
+            constraints=constraints,
+            tenant=passage.principal.credential_sha256 or b"",
+            tee_only=served.tee_only,
         )
-        is_same = forwarded is body
-        passage.forwarded_sha256 = passage.request_sha256 if is_same else hashlib.sha256(forwarded).digest()
-        return request
+        return prompt, served
 
-    async def _buffered(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
+    async def _serve(self, prompt: Prompt, served: ServedModel, writer: Outgoing, passage: Passage) -> None:
+        """By the first upstream that does; another is asked only as long as no byte of an answer has left."""
+        failures: list[Unserved] = []
+        for candidate in served.route.pick(prompt, failures):
+            try:
+                await self._attempt(candidate, prompt, writer, passage)
+                return
+            except Unserved as unserved:
+                failures.append(unserved)
+            refused_by_us = isinstance(failures[-1].error, NOT_ACCEPTED)
+            passage.not_served(candidate.shown_name, failures[-1].reason, is_refused=refused_by_us)
+            if writer.is_started:
+                break
+        if not failures and served.route.serving == "aggregator":
+            passage.events.append(none_verified(prompt))
+        raise told(failures, served.route)
+
+    async def _attempt(self, candidate: Candidate, prompt: Prompt, writer: Outgoing, passage: Passage) -> None:
+        """Verified, rewritten, sent, and answered. Raises Unserved, or WireError where no other could do better."""
+        passage.hop = None
+        passage.hop = await candidate.ready(prompt)
+        passage.answering = answering = await candidate.accept(prompt)
+        if passage.stream:
+            await self._stream(answering, writer, prompt, passage)
+        else:
+            await self._buffered(answering, writer, prompt, passage)
+
+    async def _buffered(self, answering: Answering, writer: Outgoing, prompt: Prompt, passage: Passage) -> None:
         body = await answering.complete(passage.tally)
+        prompt.let_go()
         passage.entry.is_sealed = True
         writer.add(body)
         await self._receipts.keep(passage, writer.sha256, "complete", has_id=True)
@@ -218,19 +221,20 @@ class ChatCompletions:
             await self._try_to_keep(passage, NOTHING, "client_closed")
             passage.outcome, passage.reason = "client_closed", "left_before_the_answer"
 
-    async def _stream(self, answering: Answering, writer: Outgoing, passage: Passage) -> None:
+    async def _stream(self, answering: Answering, writer: Outgoing, prompt: Prompt, passage: Passage) -> None:
         every_s = self._config.server.keepalive_comment_s
         if every_s is None:
-            await self._relay(answering, writer.write, passage)
+            await self._relay(answering, writer.write, prompt, passage)
         else:
             async with Comments(writer, every_s) as comments:
-                await self._relay(answering, comments.write, passage)
-        await self._end_stream(writer, passage, DONE, "complete")
+                await self._relay(answering, comments.write, prompt, passage)
+        await self._end_stream(writer, passage, answering.last, "complete")
 
-    async def _relay(self, answering: Answering, write: Write, passage: Passage) -> None:
+    async def _relay(self, answering: Answering, write: Write, prompt: Prompt, passage: Passage) -> None:
         """Write what comes. Until the first byte a failure is an ordinary error response."""
         async with aclosing(answering.stream(passage.tally)) as frames:
             async for data in frames:
+                prompt.let_go()
                 await write(data)
 
     async def _end_stream(self, writer: Outgoing, passage: Passage, last: bytes, outcome: Outcome) -> None:
@@ -272,7 +276,9 @@ class ChatCompletions:
             failure = await self._try_to_keep(passage, hashlib.sha256(body).digest(), passage.outcome, has_id=False)
             if failure is None:
                 receipt = passage.receipt_header
-            elif isinstance(error, SessionNotAccepted):  # a refusal that cannot be receipted is a 500
+            elif isinstance(
+                error, SessionNotAccepted | UpstreamNotVerified
+            ):  # a refusal that cannot be receipted is a 500
                 passage.outcome, error = "failed", InternalError("the refusal could not be recorded; try again")
                 body = error_body(error)
         writer.add(body)
@@ -323,7 +329,7 @@ class ChatCompletions:
             reason=passage.reason,
             receipt=passage.receipt_id if passage.has_proof else None,
             status=writer.status or None,
-            id=passage.head.id if passage.head else None,
+            id=passage.own_id,
             model=passage.model_id,
             key_id=passage.principal.key_id if passage.principal else None,
             stream=passage.stream,
@@ -340,7 +346,8 @@ def tail(error: WireError) -> bytes:
 
 def outcome_of(error: WireError, passage: Passage) -> Outcome:
     """A request that was turned away is refused; one that inference was to answer, or that we broke, failed."""
-    turned_away = isinstance(error, RequestRefused) or (isinstance(error, NotReady) and not passage.is_forwarded)
+    is_before = isinstance(error, NotReady | UpstreamNotVerified) and not passage.is_forwarded
+    turned_away = isinstance(error, RequestRefused) or is_before
     return "refused" if turned_away else "failed"
 
 
@@ -353,13 +360,22 @@ def is_receipt_due(error: WireError, passage: Passage) -> bool:
     return passage.receipt_id is not None and is_served and passage.reason != "store"
 
 
-def refuse_sessions(constraints: Constraints) -> None:
-    """A direct service serves inside the workload itself: every answer is verified, and no session is (7.4)."""
-    if constraints.session_ids:
-        raise SessionNotAccepted(
-            "this service answers itself and has no attested sessions; leave aci_session_ids out",
-            param="provider.aci_session_ids",
-        )
+def none_verified(prompt: Prompt) -> UpstreamEvent:
+    """What the receipt says where there was no upstream to ask."""
+    required = prompt.is_verification_required
+    return not_verified_event(None, prompt.head.model, required=required, reason="no upstream was available")
+
+
+def told(failures: list[Unserved], route: Route) -> WireError:
+    """What the client is told when no upstream served: of the last that was given the prompt, if one was.
+
+    That nothing was forwarded can be said only where that is so.
+    """
+    if not failures:
+        return route.none_available()
+    asked = [failure.error for failure in failures if not isinstance(failure.error, NOT_ACCEPTED)]
+    unpinned = [failure.error for failure in failures if isinstance(failure.error, SessionNotAccepted)]
+    return (asked or unpinned or [failures[-1].error])[-1]
 
 
 def refuse_retired_headers(scope: Scope) -> None:

@@ -10,7 +10,6 @@ a service that cannot answer.
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import os
 import signal
 import socket
@@ -28,7 +27,7 @@ from confide.attester.base import Attester
 from confide.attester.nvidia import open_gpu
 from confide.attester.own_collateral import own_collateral
 from confide.attester.selection import open_attester
-from confide.config import Config, Model
+from confide.config import Config, Model, is_loopback
 from confide.engine import catalogue, gguf
 from confide.engine.catalogue import Installed
 from confide.engine.shaping import EngineFacts, special_pattern
@@ -41,12 +40,15 @@ from confide.gateway.auth import Authenticator
 from confide.gateway.http import announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
+from confide.gateway.reload import Reload, Reread
+from confide.gateway.upstreams import open_upstreams, served_models
 from confide.provenance import source_provenance
 from confide.store.base import Store
 from confide.store.lock import lock_state
 from confide.store.sqlite import open_store
 from confide.telemetry.logs import Log
 from confide.upstream.channel import Channel, Timeouts, UnixAddress
+from confide.upstream.images import ImageFetcher, ImageLimits
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
@@ -76,8 +78,11 @@ def now_s() -> int:
     return int(time.time())
 
 
-async def serve(config: Config, home: Path, *, announce: Announce, log: Log | None = None) -> None:
-    """Run until SIGTERM or SIGINT. `announce` is called once, when the service can answer.
+async def serve(
+    config: Config, home: Path, *, announce: Announce, log: Log | None = None, reread: Reread | None = None
+) -> None:
+    """Run until SIGTERM or SIGINT. `announce` is called once, when the service can answer. `reread`: the configuration
+    anew, for SIGHUP.
 
     Raises ConfigError (a setting, a port, the state), VerificationError (weights that are not the recorded ones).
     """
@@ -85,6 +90,8 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
     keep_no_core()  # keys and prompts are in this process too
     async with contextlib.AsyncExitStack() as closing:
         closing.enter_context(lock_state(home))
+        hangups = asyncio.Event()
+        closing.enter_context(on_hangup(hangups))
         listener = closing.enter_context(bound_socket(config))
         store = open_store(config.store.url, home, config.store)
         closing.push_async_callback(store.close)
@@ -97,15 +104,20 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
         )
         gpu = await open_gpu(config.attester, home, attester)
         tls = attested_tls(config, attester)
-        models = [
-            await closing.enter_async_context(served(model, config, home, attester, log)) for model in config.model
-        ]
+        upstreams = await closing.enter_async_context(open_upstreams(config, store=store, now=now_s, log=log))
+        images = ImageFetcher(ImageLimits(remote_images=config.server.remote_images))
+        engines = {
+            model.id: await closing.enter_async_context(embedded(model, config, home, images, log))
+            for model in config.model
+            if config.is_embedded(model)
+        }
+        models = ModelTable(served_models(config, upstreams, engines, simulated=attester.simulated, created=now_s()))
         lifecycle = Lifecycle()
         gateway = Gateway(
             config=config,
             attester=attester,
             authenticator=authenticator,
-            models_served=ModelTable(models),
+            models_served=models,
             store=store,
             lifecycle=lifecycle,
             log=log,
@@ -117,11 +129,15 @@ async def serve(config: Config, home: Path, *, announce: Announce, log: Log | No
         with contextlib.suppress(NotReady):  # a full disk: the watch tries again, and prompts are refused meanwhile
             await gateway.archive.keep_current()  # before the first receipt under this keyset
         await closing.enter_async_context(watching(gateway.archive.watch(), "keysets"))
+        reload = Reload(
+            config, reread or (lambda: config), home, upstreams, models, engines, simulated=attester.simulated, log=log
+        )
+        await closing.enter_async_context(watching(reload.watch(hangups), "reload"))
         service = Service(
             config=config,
             url=url_of(config, listener),
             attester=attester,
-            models=tuple(models),
+            models=models.models,
             store_path=config.store.url or str(home / "confide.db"),
             is_open=authenticator.is_open,
             keyset_digest=gateway.keyset().epoch.digest,
@@ -157,9 +173,11 @@ async def watching(work: Coroutine[None, None, None], name: str) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
-async def served(model: Model, config: Config, home: Path, attester: Attester, log: Log) -> AsyncIterator[ServedModel]:
+async def embedded(
+    model: Model, config: Config, home: Path, images: ImageFetcher, log: Log
+) -> AsyncIterator[EmbeddedUpstream]:
     """A configured model, loaded and supervised; unloaded on exit."""
-    installed = catalogue.find(home, model.upstream_model)
+    installed = catalogue.find(home, model.weights)
     metadata = gguf.read_metadata(installed.path)
     context = min(config.engine.context_length, metadata.context_length or config.engine.context_length)
     directory = socket_directory(home)
@@ -184,7 +202,7 @@ async def served(model: Model, config: Config, home: Path, attester: Attester, l
     )
     try:
         await supervisor.start()
-        upstream = EmbeddedUpstream(
+        yield EmbeddedUpstream(
             channel=channel,
             engine=supervisor,
             slots=Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s),
@@ -193,8 +211,8 @@ async def served(model: Model, config: Config, home: Path, attester: Attester, l
             max_n=config.limits.max_n,
             context_length=context,
             description=f"{installed.weights.id}, embedded",
+            images=images if "image" in model.modalities else None,
         )
-        yield ServedModel(model, upstream, created=int(time.time()), is_tee=not attester.simulated)
     finally:
         await channel.close()
         await supervisor.stop()
@@ -287,6 +305,17 @@ def on_signals(signals: Sequence[signal.Signals], event: asyncio.Event) -> Itera
 
 
 @contextlib.contextmanager
+def on_hangup(event: asyncio.Event) -> Iterator[None]:
+    """Set `event` on each SIGHUP."""
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(event.set))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
 def bound_socket(config: Config) -> Iterator[socket.socket]:
     """A socket bound to `[server] host` and `port`. Raises ConfigError when it is taken or not ours."""
     host, port = config.server.host, config.server.port
@@ -306,13 +335,6 @@ def bound_socket(config: Config) -> Iterator[socket.socket]:
                 remedy="Stop what uses it, or choose another with `confide serve --port PORT`.",
             ) from error
         yield listener
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def url_of(config: Config, listener: socket.socket) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from confide.errors import RequestTooLarge, WireError
+from confide.errors import RefusedByUpstream, RequestTooLarge, WireError
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -157,6 +157,8 @@ async def write_error(writer: Writer, error: WireError, extra: tuple[Header, ...
 
 def error_body(error: WireError) -> bytes:
     """The error's envelope as it is sent."""
+    if isinstance(error, RefusedByUpstream) and error.raw is not None:
+        return error.raw
     return msgspec.json.encode(error.body())
 
 

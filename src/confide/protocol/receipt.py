@@ -4,6 +4,7 @@ It holds hashes and facts, never content. Our own receipts are served in canonic
 among the sorted members, so that they are encoded once.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -24,7 +25,7 @@ from confide.protocol.keyset import Digest, Hex64, Integer, Keyset
 from confide.protocol.report import API_VERSION
 
 RECEIVED, FORWARDED, RETURNED = "request.received", "request.forwarded", "response.returned"
-UPSTREAM_VERIFIED, OUTCOME = "upstream.verified", "response.outcome"
+UPSTREAM_VERIFIED, UPSTREAM_ATTEMPT, OUTCOME = "upstream.verified", "upstream.attempt", "response.outcome"
 ONCE = (RECEIVED, FORWARDED, RETURNED, OUTCOME)
 READ = (*ONCE, UPSTREAM_VERIFIED)
 
@@ -58,13 +59,57 @@ class OutcomeEvent(msgspec.Struct, frozen=True):
     type: Literal["response.outcome"] = "response.outcome"
 
 
+class VerifiedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the second hop was verified: with the session it serves in, or with the reason why there is none."""
+
+    result: Literal["verified", "failed"]
+    required: bool
+    model_id: str
+    session_id: str | msgspec.UnsetType = msgspec.UNSET
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    upstream_name: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["upstream.verified"] = "upstream.verified"
+
+
+class AttemptEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An upstream that was to answer and did not: an extension of ours, which verifiers ignore."""
+
+    reason: str
+    session_id: str | msgspec.UnsetType = msgspec.UNSET
+    upstream_name: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["upstream.attempt"] = "upstream.attempt"
+
+
+UpstreamEvent = VerifiedEvent | AttemptEvent
+
+
+def verified_event_of(session_id: str, model_id: str, *, required: bool) -> VerifiedEvent:
+    """`model_id`: the model that the upstream serves."""
+    return VerifiedEvent(result="verified", required=required, model_id=model_id, session_id=session_id)
+
+
+def not_verified_event(upstream_name: str | None, model_id: str, *, required: bool, reason: str) -> VerifiedEvent:
+    """`model_id`: the model that was asked for."""
+    name = msgspec.UNSET if upstream_name is None else upstream_name
+    return VerifiedEvent(result="failed", required=required, model_id=model_id, reason=reason, upstream_name=name)
+
+
+def attempt_event(reason: str, upstream_name: str | None, session_id: str | None) -> AttemptEvent:
+    """`upstream_name`: None for one inside the workload. `session_id`: that it was verified in, if it was."""
+    return AttemptEvent(
+        reason=reason,
+        upstream_name=msgspec.UNSET if upstream_name is None else upstream_name,
+        session_id=msgspec.UNSET if session_id is None else session_id,
+    )
+
+
 class Unsigned(msgspec.Struct, frozen=True, kw_only=True):
     """A receipt before it is signed."""
 
     api_version: str = API_VERSION
     chat_id: str | None
     endpoint: str
-    event_log: tuple[BodyEvent | OutcomeEvent, ...]
+    event_log: tuple[BodyEvent | VerifiedEvent | AttemptEvent | OutcomeEvent, ...]
     key_id: str
     method: Literal["POST"] = "POST"
     model: str | None
@@ -97,16 +142,21 @@ def signed_receipt(
     returned_sha256: bytes,
     outcome: Outcome,
     signer: Signs,
+    upstream: Sequence[UpstreamEvent] = (),
 ) -> bytes:
-    """The receipt of a direct service, signed, in canonical form. Digests: 32 bytes each. `served_at`: Unix seconds.
+    """The receipt, signed, in canonical form. Digests: 32 bytes each. `served_at`: Unix seconds.
 
-    `forwarded_sha256` None: inference did not run. Raises ValueError for digests of another length or form.
+    `forwarded_sha256` None: inference did not run. `upstream`: what there is to say of upstreams, in order. Raises
+    ValueError for digests of another length or form.
     """
     if DIGEST.fullmatch(keyset_digest) is None:
         raise ValueError("the keyset digest is not sha256: and 64 lower-case hex digits")
-    events: list[BodyEvent | OutcomeEvent] = [BodyEvent(RECEIVED, digest_text(received_sha256))]
+    events: list[BodyEvent | VerifiedEvent | AttemptEvent | OutcomeEvent] = [
+        BodyEvent(RECEIVED, digest_text(received_sha256))
+    ]
     if forwarded_sha256 is not None:
         events.append(BodyEvent(FORWARDED, digest_text(forwarded_sha256)))
+    events += upstream
     events += BodyEvent(RETURNED, digest_text(returned_sha256)), OutcomeEvent(outcome)
     unsigned = ENCODER.encode(
         Unsigned(

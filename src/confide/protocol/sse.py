@@ -7,6 +7,9 @@ two reads split is never touched. A stream gives the same events however it was 
 It does not know what a stream of completions looks like: that `[DONE]` came is for the caller to see.
 """
 
+import re
+from typing import NamedTuple
+
 import msgspec
 
 DONE = b"data: [DONE]\n\n"
@@ -128,6 +131,86 @@ class Framer:
             f"an event of more than {self._max_event_bytes} bytes; expected a blank line before that; "
             "raise max_event_bytes if the upstream is meant to send such events"
         )
+
+
+LINE_END = rb"(?>\r\n|\n|\r)"
+BLANK_LINE = re.compile(LINE_END + LINE_END)
+
+
+class Piece(NamedTuple):
+    """An event and the bytes it came in, its blank line included. `data`: its data lines joined with LF, or None."""
+
+    raw: bytes
+    data: bytes | None
+
+
+class Cutter:
+    """Cuts a stream into whole events as they came: joined, the pieces and `tail` are the bytes that were fed.
+
+    For a stream that is passed on, where nothing may be put between the halves of an event. `max_event_bytes` bounds
+    what is held back.
+    """
+
+    def __init__(self, *, max_event_bytes: int = 2 * 1024 * 1024) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._tail = bytearray()
+        self._is_at_start = True  # a byte order mark may come
+
+    @property
+    def tail(self) -> bytes:
+        """What came after the last blank line. At the end of a stream: it stopped inside an event."""
+        return bytes(self._tail)
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The events that `data` completes. Raises SseError at an event over the limit; that is final."""
+        pieces: list[Piece] = []
+        begin = 0
+        if self._tail:
+            self._tail += data
+            seen = max(0, len(self._tail) - len(data) - 3)  # a blank line may be split, and CRLF in it
+            data = bytes(self._tail) if has_blank_line(self._tail, seen) else b""
+            if not data and len(self._tail) <= self._max_event_bytes:
+                return pieces
+        for end in blank_line_ends(data):
+            raw = data[begin:end]
+            pieces.append(Piece(raw, self._data_of(raw)))
+            begin = end
+        if data or not self._tail:
+            self._tail = bytearray(data[begin:])
+        if len(self._tail) > self._max_event_bytes or any(len(raw) > self._max_event_bytes for raw, _ in pieces):
+            raise SseError(f"an event of more than {self._max_event_bytes} bytes; expected a blank line before that")
+        return pieces
+
+    def _data_of(self, raw: bytes) -> bytes | None:
+        if self._is_at_start:
+            self._is_at_start = False
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
+        return data_of(raw)
+
+
+def has_blank_line(data: bytearray, start: int) -> bool:
+    return BLANK_LINE.search(data, start) is not None
+
+
+def blank_line_ends(data: bytes) -> list[int]:
+    """Where each blank line ends. Without a CR there is one kind of them, which is found much faster."""
+    if b"\r" in data:
+        return [found.end() for found in BLANK_LINE.finditer(data)]
+    ends: list[int] = []
+    at = data.find(b"\n\n")
+    while at >= 0:
+        ends.append(at + 2)
+        at = data.find(b"\n\n", at + 2)
+    return ends
+
+
+def data_of(raw: bytes) -> bytes | None:
+    """The data of one event: its data lines joined with LF; None when it has none."""
+    lines = raw.splitlines()
+    if len(lines) == 2 and lines[0][:6] == b"data: ":
+        return lines[0][6:]  # nearly every event
+    found = [value.removeprefix(b" ") for name, _, value in (line.partition(b":") for line in lines) if name == b"data"]
+    return b"\n".join(found) if found else None
 
 
 def frame(data: bytes) -> bytes:

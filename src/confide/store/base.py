@@ -117,6 +117,16 @@ class Store(Protocol):
     async def report(self, digest: str, *, now: int) -> bytes | None:
         """The report kept under this digest string that has not expired at `now` (Unix seconds), or None."""
 
+    async def keep_session(self, session_id: str, document: bytes, *, expires_at: int) -> None:
+        """Return once the attested session is durable, until `expires_at` (Unix seconds).
+
+        Its id (64 lower-case hex digits) is the hash of the document: a reader can tell whether it is that one. Raises
+        ValueError for an id of another form.
+        """
+
+    async def session(self, session_id: str, *, now: int) -> bytes | None:
+        """The session kept under this id that has not expired at `now` (Unix seconds), or None."""
+
     async def keys(self) -> Keys:
         """All API keys."""
 

@@ -17,7 +17,7 @@ from confide.errors import ConfigError
 URL_PREFIX = "sqlite:///"
 DEFAULT_NAME = "confide.db"
 APPLICATION_ID = 0x43464431  # "CFD1": tells our files from another program's
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 5.0
 
 # Proofs are appended in rowid order: a random primary key would touch a wide page for each row of a batch. Both ids are
@@ -25,6 +25,10 @@ BUSY_TIMEOUT_S = 5.0
 # hold the ends of the ids alone: narrow enough to stay in the cache at 100,000 proofs, where whole ids cost twice as
 # much a row, and 40 bits keep a lookup to one row. Neither is unique: an id may be written twice.
 ID_END = 10
+SESSIONS = (
+    "CREATE TABLE sessions (id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, document BLOB NOT NULL)",
+    "CREATE INDEX sessions_by_expiry ON sessions (expires_at)",
+)
 RECORDS = (
     """CREATE TABLE proofs (
         id INTEGER PRIMARY KEY, receipt_id TEXT NOT NULL, chat_id TEXT, request_sha256 BLOB NOT NULL,
@@ -35,6 +39,7 @@ RECORDS = (
     "CREATE INDEX proofs_by_expiry ON proofs (expires_at)",
     "CREATE TABLE reports (digest TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, report BLOB NOT NULL)",
     "CREATE INDEX reports_by_expiry ON reports (expires_at)",
+    *SESSIONS,
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 KEYS = (
@@ -54,6 +59,8 @@ KEYS = (
 SCHEMA = (*KEYS, *RECORDS, f"PRAGMA application_id = {APPLICATION_ID}")
 # Version 1 kept no receipts. Its proofs, an hour's worth, cannot be turned into any: they go, the keys stay.
 FROM_VERSION_1 = ("DROP TABLE proofs", *RECORDS)
+FROM_VERSION_2 = (*SESSIONS, f"PRAGMA user_version = {SCHEMA_VERSION}")
+MIGRATIONS = {1: FROM_VERSION_1, 2: FROM_VERSION_2}
 
 
 def locate(url: str | None, home: Path) -> Path:
@@ -99,9 +106,8 @@ def prepare(path: Path) -> None:
     For the server, which holds the state lock. Raises ConfigError; a file that is not ours is left as it was.
     """
     with ours(path) as db:
-        if identity(db, path) == 1:
-            apply(db, FROM_VERSION_1)
-        check_tables(db, "keys", "proofs", "reports")
+        apply(db, MIGRATIONS.get(identity(db, path) or SCHEMA_VERSION, ()))
+        check_tables(db, "keys", "proofs", "reports", "sessions")
 
 
 def prepare_keys(path: Path) -> None:

@@ -33,6 +33,22 @@ class StateLock:
         self.release()
 
 
+def holder_of(home: Path) -> int | None:
+    """The process that serves from `home`, None where none does."""
+    try:
+        descriptor = os.open(home / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        found = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        return int(found) if found.isdecimal() else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def lock_state(home: Path) -> StateLock:
     """Claim `home` for this server. Raises ConfigError naming the process that has it."""
     path = home / LOCK_NAME

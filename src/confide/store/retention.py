@@ -1,6 +1,6 @@
 """How old and how many proofs may get (wire contract 7.7): expired ones go, then the oldest above the cap.
 
-Reports of keysets that are past go with them.
+Reports of keysets and sessions that are past go with them.
 
 Rows are deleted in bites, because a prompt may wait behind one. The file does not shrink: SQLite reuses the pages, so
 its size follows the largest number of proofs that were ever kept at once, not the traffic.
@@ -8,7 +8,7 @@ its size follows the largest number of proofs that were ever kept at once, not t
 
 import sqlite3
 
-from confide.store import reports
+from confide.store import reports, sessions
 from confide.store.database import scalar
 
 BITE_ROWS = 256
@@ -36,6 +36,7 @@ class Retention:
         Raises sqlite3.Error.
         """
         reports.delete_expired(self._db, now)
+        sessions.delete_expired(self._db, now)
         deleted = self._db.execute(DELETE_EXPIRED, (now, BITE_ROWS)).rowcount
         self._kept -= deleted
         if deleted == BITE_ROWS:

@@ -17,8 +17,8 @@ from msgspec.structs import astuple
 
 from confide import config
 from confide.errors import NotReady
-from confide.protocol.canonical import DIGEST
-from confide.store import reports
+from confide.protocol.canonical import BARE_DIGEST, DIGEST
+from confide.store import reports, sessions
 from confide.store.base import MAX_INTEGER, RECEIPT_ID_PREFIX, Keys, Proof
 from confide.store.database import ID_END, connect, explained, locate, prepare, scalar
 from confide.store.keys import KeyTable, read_keys
@@ -78,6 +78,23 @@ class SqliteStore(KeyTable):
     async def report(self, digest: str, *, now: int) -> bytes | None:
         """The report of this keyset that has not expired at `now` (Unix seconds), or None."""
         return await self._read(lambda db: reports.find(db, digest, now))
+
+    async def keep_session(self, session_id: str, document: bytes, *, expires_at: int) -> None:
+        """Return once the session is committed; raises NotReady, and nothing was kept, when that fails.
+
+        Raises ValueError for what could not be found again: it must not reach the writer.
+        """
+        if BARE_DIGEST.fullmatch(session_id) is None or not 0 <= expires_at <= MAX_INTEGER:
+            raise ValueError("a session is kept under 64 hex digits, until Unix seconds from 0 to 2**63 - 1")
+        if self._closed:
+            raise not_stored()
+        future = asyncio.get_running_loop().create_future()
+        self._writer.put(Errand(lambda db: sessions.keep(db, session_id, document, expires_at), future))
+        await future
+
+    async def session(self, session_id: str, *, now: int) -> bytes | None:
+        """The session under this id that has not expired at `now` (Unix seconds), or None."""
+        return await self._read(lambda db: sessions.find(db, session_id, now))
 
     async def keys(self) -> Keys:
         """All API keys."""

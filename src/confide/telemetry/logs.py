@@ -14,6 +14,7 @@ import msgspec
 
 ALLOWED = frozenset(
     {
+        "changes",
         "completion_tokens",
         "endpoint",
         "error",
@@ -21,6 +22,7 @@ ALLOWED = frozenset(
         "id",
         "key_id",
         "model",
+        "name",
         "ms",
         "not_after",
         "number",
@@ -29,6 +31,7 @@ ALLOWED = frozenset(
         "reason",
         "receipt",
         "restarts",
+        "session",
         "simulated",
         "status",
         "stream",

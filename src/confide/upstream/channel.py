@@ -17,13 +17,18 @@ fails later is the caller's to judge, as the upstream may have begun to work.
 
 import asyncio
 import errno
+import re
+import socket
+import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 
-from confide.upstream.address import Address, TcpAddress, UnixAddress
+from confide.upstream.address import Address, TcpAddress, TlsAddress, UnixAddress
 from confide.upstream.connection import Bounds, Connection, Timeouts
-from confide.upstream.errors import ChannelError, Cut, Malformed, NotConnected, Phase, Stalled
+from confide.upstream.errors import ChannelError, Cut, Malformed, NotConnected, Phase, Stalled, WrongKey
 from confide.upstream.exchange import Exchange
 from confide.upstream.request import request_head
+from confide.upstream.tls import Pins, require_pinned
 
 __all__ = [
     "Address",
@@ -36,7 +41,9 @@ __all__ = [
     "Stalled",
     "TcpAddress",
     "Timeouts",
+    "TlsAddress",
     "UnixAddress",
+    "WrongKey",
 ]
 
 
@@ -92,14 +99,31 @@ class Channel:
         Host and the framing headers are the channel's own: naming one, or a name, value or path that HTTP does not
         allow, is a ValueError.
         """
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = now = loop.time()
         head = request_head(method, path, self._authority, headers, len(body))
-        connection = self._pooled() or await self._connect()
+        connection = self._pooled(now)
+        if connection is None:
+            connection = await self._connect()
+            now = loop.time()
         self._live.add(connection)
         exchange = Exchange(connection)
-        connection.start(exchange, began, head, body)
+        connection.start(exchange, began, now, head, body)
         await exchange.responded()
         return exchange
+
+    def pin(self, pins: Pins) -> None:
+        """From now on only these TLS keys get a request, and with none in the set, no key.
+
+        `pins`: SHA-256 (32 bytes each) of a SubjectPublicKeyInfo. An exchange that was begun with another key comes to
+        its end. Raises ValueError where the address has no pins to replace.
+        """
+        if not isinstance(self._address, TlsAddress) or self._address.pins is None:
+            raise ValueError("pins replace pins: the address of this channel has none")
+        self._address = replace(self._address, pins=pins)
+        for connection in list(self._open):
+            if connection.peer_spki not in pins:
+                connection.retire()
 
     async def close(self) -> None:
         """Close every connection; exchanges that are under way end with Cut. Returns when all sockets are closed."""
@@ -132,7 +156,7 @@ class Channel:
         if self._all_closed is not None and not self._open and not self._all_closed.done():
             self._all_closed.set_result(None)
 
-    def _pooled(self) -> Connection | None:
+    def _pooled(self, now: float) -> Connection | None:
         if self._is_closed:
             raise NotConnected("the channel is closed")
         if len(self._live) >= self._max_connections:
@@ -142,10 +166,15 @@ class Channel:
             )
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_sound(self._probe_after_s):
+            if connection.is_sound(now, self._probe_after_s):
                 return connection
             connection.abort()
         return None
+
+    def _require_pinned(self, connection: Connection) -> None:
+        """The pins may have been replaced since the handshake. Raises WrongKey."""
+        if isinstance(self._address, TlsAddress) and self._address.pins is not None:
+            require_pinned(connection.peer_spki, self._address.pins)
 
     async def _connect(self) -> Connection:
         connection = Connection(self, self._bounds)
@@ -159,6 +188,7 @@ class Channel:
         try:
             async with asyncio.timeout(limit_s) as limit:
                 await self._address.open(lambda: connection)
+            self._require_pinned(connection)
             is_ready = connection.is_open() and not self._is_closed
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
             if limit.expired():
@@ -175,8 +205,18 @@ class Channel:
 
 def not_connected(error: OSError) -> NotConnected:
     """`error` without its text, which may name a host."""
-    reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
     return NotConnected(
-        f"no connection to the upstream: {reason}",
+        f"no connection to the upstream: {reason_of(error)}",
         remedy="See that the upstream runs and listens where it is expected.",
     )
+
+
+def reason_of(error: OSError) -> str:
+    """What was wrong, in names of the system's and OpenSSL's own."""
+    if isinstance(error, socket.gaierror):
+        return "its name was not resolved"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or type(error).__name__}"
+    several = re.search(r"\[Errno (\d+)\]", str(error))  # of a name with several addresses, the first one's
+    number = error.errno or (int(several[1]) if several else 0)
+    return errno.errorcode.get(number, type(error).__name__)

@@ -16,6 +16,8 @@ from confide.upstream.exchange import Exchange
 
 BUFFERED_BYTES = 256 * 1024  # of one body; above it the socket is not read
 ONE_WRITE_BYTES = 64 * 1024  # up to here head and body are joined, which costs less than a second write
+INTERIM_MOST = 16  # 1xx responses before the one that counts
+BODILESS = (204, 304)
 FRAMING_BYTES = 1024  # of chunk extensions and trailers in a response ...
 FRAMING_BYTES_PER_CHUNK = 16  # ... on top of two line ends and up to 12 digits a chunk
 
@@ -48,6 +50,18 @@ class Pool(Protocol):
         """Its socket is closed."""
 
 
+class Wire(Protocol):
+    """What a connection asks of its transport: a loop's own, or TlsLink."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+    def is_closing(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def abort(self) -> None: ...
+    def get_extra_info(self, name: str, default: object = None) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What every connection of a channel is held to. Seconds and bytes."""
@@ -71,12 +85,14 @@ class Connection(asyncio.Protocol):
         self._bounds = bounds
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
+        self._transport: Wire | None = None
         self._poll = select.poll()
         self._timer: asyncio.TimerHandle | None = None
         self._watch_step_s = bounds.shortest_s
         self._exchange: Exchange | None = None
-        self._is_paused = False
+        self._unsent = memoryview(b"")  # of the request's body
+        self._is_paused = self._is_write_paused = self._is_retired = False
+        self.peer_spki: bytes | None = None  # SHA-256 of the peer's key, where there are pins
         self._begin_response(0.0, 0.0)
 
     def _begin_response(self, began: float, now: float) -> None:
@@ -84,6 +100,8 @@ class Connection(asyncio.Protocol):
         self._sent = self._last_byte_at = now
         self._head_bytes = 0
         self._head_tail = b""  # up to three bytes, as the blank line may be split between reads
+        self._is_head_begun = False
+        self._interim_count = 0
         self._framed_bytes = 0  # after the head, whatever they are
         self._framing_allowed = FRAMING_BYTES
         self._body_bytes = 0
@@ -96,7 +114,7 @@ class Connection(asyncio.Protocol):
         """Whether the loop has not seen an end."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def is_sound(self, probe_after_s: float) -> bool:
+    def is_sound(self, now: float, probe_after_s: float) -> bool:
         """Whether a pooled connection may serve again.
 
         Unused for `probe_after_s`, the socket is asked whether bytes or an end wait to be read: the loop would see what
@@ -104,20 +122,33 @@ class Connection(asyncio.Protocol):
         """
         if not self.is_open():
             return False
-        return self._loop.time() - self._last_byte_at < probe_after_s or not self._poll.poll(0)
+        return now - self._last_byte_at < probe_after_s or not self._poll.poll(0)
 
-    def start(self, exchange: Exchange, began: float, head: bytes, body: bytes) -> None:
-        """Write the request of `exchange`. The connection is sound and carries no other; `began` is loop time."""
+    def start(self, exchange: Exchange, began: float, now: float, head: bytes, body: bytes) -> None:
+        """Write the request of `exchange`. The connection is sound and carries no other; loop times."""
         assert self._transport is not None
         self._exchange = exchange
-        self._begin_response(began, self._loop.time())
+        self._begin_response(began, now)
         if len(body) <= ONE_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
-            self._transport.write(body)
+            self._unsent = memoryview(body)
+            self._send_more()
         if self._timer is None:
             self._watch()
+
+    def _send_more(self) -> None:
+        """Write the body as far as the transport takes it, so that what waits in memory to be sent is bounded."""
+        while self._unsent and not self._is_write_paused and self._transport is not None:
+            piece, self._unsent = self._unsent[:ONE_WRITE_BYTES], self._unsent[ONE_WRITE_BYTES:]
+            self._transport.write(piece)
+
+    def retire(self) -> None:
+        """Serve no further exchange: close the socket now, or when the exchange that it carries is over."""
+        self._is_retired = True
+        if self._exchange is None:
+            self.abort()
 
     def resume(self) -> None:
         """Everything buffered was read."""
@@ -136,6 +167,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket now."""
+        self._unsent = memoryview(b"")
         self._pool.drop(self)
         if self._transport is not None:
             self._transport.abort()
@@ -143,8 +175,16 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = cast("Wire", transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self.peer_spki = transport.get_extra_info("peer_spki")
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        self._send_more()
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
@@ -197,7 +237,8 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self.resume()
         # An answer may come before the whole request was read; what is left of it would spoil the next exchange.
-        if self._is_reusable and not self._transport.get_write_buffer_size():
+        is_sent = not self._unsent and not self._transport.get_write_buffer_size()
+        if self._is_reusable and is_sent and not self._is_retired:
             self._pool.release(self)
         else:
             self.abort()
@@ -207,14 +248,16 @@ class Connection(asyncio.Protocol):
 
     def _feed_head(self, data: bytes) -> None:
         """Feed up to the blank line, so that the size of the head is exact; interim responses count as part of it."""
-        if not self._head_bytes and data[:1] != b"H":
-            self._fault = "no status line"
         while data and not self._is_head_complete and self._fault is None:
+            if not self._is_head_begun and data[:1] != b"H":  # the parser would pass over line ends
+                self._fault = "no status line"
+                return
             seen = self._head_tail + data
             end = seen.find(b"\r\n\r\n")
             used = len(data) if end < 0 else end + 4 - len(self._head_tail)
             self._head_tail = seen[-3:] if end < 0 else b""
             self._head_bytes += used
+            self._is_head_begun = end < 0
             if self._head_bytes > self._bounds.max_header_bytes:
                 self._fault = f"headers of more than {self._bounds.max_header_bytes} bytes"
                 return
@@ -236,30 +279,44 @@ class Connection(asyncio.Protocol):
             self._is_reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_head_complete and self._exchange is not None:  # trailers are not passed on
-            self._exchange.headers.append((name.lower(), value))
+        if self._is_head_complete:  # trailers are not passed on, and frame nothing (RFC 9110 6.5.1)
+            if name.lower() == b"transfer-encoding" and not self._is_complete:
+                self._fault = "a transfer encoding in the trailers"
+        elif self._exchange is not None:
+            self._exchange.headers.append((name.lower(), value.rstrip()))  # the parser leaves the space before the end
 
     def on_headers_complete(self) -> None:
         exchange = self._exchange
         if self._is_head_complete or exchange is None:
             return
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
-            self._is_interim = True
-            exchange.headers.clear()
-            return
-        self._is_head_complete = True
-        self._is_reusable = self._parser.should_keep_alive()
-        encodings, is_framed = [], status in (204, 304)
+        encodings, is_framed = [], False
         for name, value in exchange.headers:
             if name == b"transfer-encoding":
                 encodings.append(value.lower())
             elif name == b"content-length":
                 is_framed = True
         self._fault = head_fault(status, self._parser.get_http_version(), encodings)
+        if 100 <= status < 200:
+            self._on_interim(exchange, is_framed)
+            return
+        self._is_head_complete = True
+        self._is_reusable = self._parser.should_keep_alive()
+        if status in BODILESS:
+            self._is_reusable &= not (is_framed or encodings)  # others may think that a body follows
+            is_framed = True
         if self._fault is None:
             exchange.status = status
             exchange.delimited_by_close = not (is_framed or encodings)  # RFC 9112 6.3
+
+    def _on_interim(self, exchange: Exchange, is_framed: bool) -> None:
+        self._is_interim = True
+        self._interim_count += 1
+        exchange.headers.clear()
+        if is_framed:
+            self._fault = "an interim response with a length"
+        elif self._interim_count > INTERIM_MOST:
+            self._fault = f"more than {INTERIM_MOST} interim responses"
 
     def on_chunk_header(self) -> None:
         self._framing_allowed += FRAMING_BYTES_PER_CHUNK
@@ -305,8 +362,10 @@ def head_fault(status: int, version: str, encodings: list[bytes]) -> str | None:
     """What the parser lets pass in a head and we do not, or None. `encodings`: Transfer-Encoding, in lower case."""
     if version not in ("1.1", "1.0"):
         return "a version other than 1.1 and 1.0"
-    if not 200 <= status <= 599:
-        return "a switch of protocols" if status == 101 else "a status outside 200 to 599"
-    if encodings and (version == "1.0" or encodings != [b"chunked"]):
-        return "a transfer encoding other than chunked"
+    if not 100 <= status <= 599:
+        return "a status outside 100 to 599"
+    if status == 101:
+        return "a switch of protocols"
+    if encodings and (version == "1.0" or status < 200 or encodings != [b"chunked"]):
+        return "a transfer encoding other than chunked, or where there is none"
     return None

@@ -2,6 +2,7 @@
 
 ChannelError
 ├── NotConnected     nothing was sent: no connection, none free, or the channel is closed
+│   └── WrongKey     the peer's TLS key is none of the pinned ones
 ├── Cut              closed or reset before the end of the response; `response_started` says how far it got
 ├── Stalled          a limit of Timeouts ran out; `phase` says which
 └── Malformed        the response breaks HTTP/1.1, or a bound of the channel
@@ -22,6 +23,13 @@ class ChannelError(ConfideError):
 
 class NotConnected(ChannelError):
     """Nothing was sent, so the request may go elsewhere."""
+
+
+class WrongKey(NotConnected):
+    """The peer's TLS key is none of the pinned ones; the message names their digests. Nothing was sent."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, remedy="Attest the upstream again: its keys may have changed, or it is another.")
 
 
 class Cut(ChannelError):

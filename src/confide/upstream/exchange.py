@@ -19,9 +19,20 @@ class Carrier(Protocol):
 class Exchange:
     """One request and its response. Whoever was given it calls `abort` when done, in a `finally`.
 
-    `headers` keep their order, names in lower case, values as they came. `delimited_by_close`: the body has neither a
-    length nor chunks, so its end cannot be told from a cut.
+    `headers` keep their order, names in lower case, values without the space around them. `delimited_by_close`: the
+    body has neither a length nor chunks; without TLS its end cannot be told from a cut.
     """
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_error",
+        "_waiter",
+        "buffered_bytes",
+        "delimited_by_close",
+        "headers",
+        "status",
+    )
 
     def __init__(self, connection: Carrier) -> None:
         self.status = 0  # until the headers are complete

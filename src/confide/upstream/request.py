@@ -36,6 +36,8 @@ def request_head(
 @functools.lru_cache(maxsize=256)
 def request_line(method: bytes, path: bytes, authority: bytes) -> bytes:
     """The first line, and the Host line."""
+    if method in (b"HEAD", b"CONNECT"):
+        raise ValueError("no request by HEAD or CONNECT: the response has no body, whatever its headers say")
     if not TOKEN.fullmatch(method) or not TARGET.fullmatch(path):
         raise ValueError("the method or path of a request holds a character that HTTP does not allow there")
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, path, authority)

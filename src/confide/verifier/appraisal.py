@@ -15,7 +15,8 @@ On exit: with 1 to 3 passed, whoever holds a receipt key of this keyset runs in 
 is good (4 and the policy say which it is), and, where 6 did not pass, that nobody reads along.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hmac import compare_digest
 
 from confide.evidence.osimage import OS_IMAGE
@@ -50,10 +51,13 @@ class Connection:
 
 @dataclass(frozen=True)
 class ServiceVerification(Verification):
-    """What was verified of a service. `report` is None where it could not be read; `proof` is what a bundle keeps."""
+    """What was verified of a service. `report` is None where it could not be read; `proof` is what a bundle keeps.
+    `claims`: those of wire contract 7.8 that hold, each with its reason.
+    """
 
     report: Report | None = None
     proof: ServiceProof | None = None
+    claims: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_report(
@@ -121,6 +125,7 @@ def verify_report(
         report=report,
         proof=proof,
         lacking=supplied.lacking,
+        claims=attested.claims,
     )
 
 

@@ -55,8 +55,8 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     open_keys(None, tmp_path)
     with closing(sqlite3.connect(tmp_path / "confide.db")) as db:
-        db.execute("PRAGMA user_version = 3")
-    assert "schema version 3, expected at most 2" in refusal(tmp_path).message
+        db.execute("PRAGMA user_version = 4")
+    assert "schema version 4, expected at most 3" in refusal(tmp_path).message
 
 
 async def test_a_cut_file_is_refused(tmp_path: Path) -> None:

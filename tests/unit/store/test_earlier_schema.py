@@ -73,7 +73,7 @@ async def test_the_server_finds_its_keys_and_keeps_proofs(home: Path) -> None:
         assert await store.proof("rcpt-new", now=NOW) == proof("chatcmpl-new", receipt_id="rcpt-new")
         await store.keep_report("sha256:" + "ab" * 32, b"report", expires_at=NOW + 60)
     assert keys_in_file(home) == KEYS
-    assert version(home) == 2
+    assert version(home) == 3
 
 
 async def test_a_proof_without_a_receipt_is_forgotten(home: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_disk_without_room_leaves_the_earlier_file_whole(home: Path) -> None:
     assert query(home, "SELECT count(*) FROM proofs") == [(3000,)]
     prepare(home / "confide.db")
     assert keys_in_file(home) == KEYS
-    assert version(home) == 2
+    assert version(home) == 3
 
 
 async def test_a_key_that_is_made_meanwhile_is_not_lost(home: Path) -> None:
@@ -145,4 +145,18 @@ async def test_a_key_that_is_made_meanwhile_is_not_lost(home: Path) -> None:
     names = [f"n{number}" for number in range(4)]
     await asyncio.gather(*(asyncio.to_thread(make_one, name) for name in names), asyncio.to_thread(start_server))
     assert {key.name for key in open_keys(None, home).list_keys()} == {"laptop", "phone", *names}
-    assert version(home) == 2
+    assert version(home) == 3
+
+
+async def test_a_file_of_version_2_keeps_its_proofs_and_gets_room_for_sessions(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await store.commit(proof("chatcmpl-1", receipt_id="rcpt-1"))
+    with closing(sqlite3.connect(tmp_path / "confide.db")) as db:
+        db.executescript("DROP TABLE sessions; PRAGMA user_version = 2")
+    async with opened(tmp_path) as store:
+        assert await store.proof("rcpt-1", now=NOW) == proof("chatcmpl-1", receipt_id="rcpt-1")
+        await store.keep_session("ab" * 32, b"{}", expires_at=NOW + 60)
+        assert await store.session("ab" * 32, now=NOW) == b"{}"
+        assert await store.session("ab" * 32, now=NOW + 60) is None
+        assert await store.session("cd" * 32, now=NOW) is None
+    assert version(tmp_path) == 3

@@ -1,21 +1,15 @@
 """The channel against real sockets: every way a response can arrive, stop, stall or lie, on asyncio and on uvloop."""
 
 import asyncio
-import datetime
 import itertools
 import random
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from confide.upstream.channel import (
     Address,
@@ -28,6 +22,7 @@ from confide.upstream.channel import (
     Stalled,
     TcpAddress,
     Timeouts,
+    TlsAddress,
     UnixAddress,
 )
 from scripted import (
@@ -180,6 +175,8 @@ async def test_a_big_request_and_a_big_answer() -> None:
         (b"GET", b"/", [(b"Transfer-Encoding", b"chunked")]),
         (b"GET", b"/", [(b"host", b"other")]),
         (b"GET", b"/", [(b"Expect", b"100-continue")]),
+        (b"HEAD", b"/", []),
+        (b"CONNECT", b"/", []),
     ],
 )
 async def test_what_would_not_be_one_request_is_refused_and_nothing_is_sent(
@@ -315,7 +312,12 @@ async def test_an_unused_connection_is_closed_after_a_while() -> None:
         [response(b"ok") + response(b"second")],
         [response(b"ok", b"Connection: close") + b"x"],
         [chunked_head() + chunk(b"ok") + LAST_CHUNK + response(b"second")],
+        [chunked_head() + chunk(b"ok") + LAST_CHUNK + chunked_head() + chunk(b"second") + LAST_CHUNK],
         [b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc"],
+        [b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n"],
+        [b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", TURN, response(b"desync")],
+        [b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"],
+        [b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"],
     ],
 )
 async def test_a_connection_that_cannot_be_trusted_with_another_request_is_not_kept(script: Script) -> None:
@@ -447,6 +449,24 @@ async def test_no_upstream_is_an_error_that_names_the_reason_and_not_the_place(k
     assert channel.live == 0
 
 
+@pytest.mark.parametrize("kind", [TcpAddress, lambda host, port: TlsAddress(host, port, frozenset(), "a")])
+async def test_a_name_that_is_not_resolved_is_no_connection(kind: Callable[[str, int], Address]) -> None:
+    name = ".".join(["long"] * 60)  # longer than a name may be, so that no resolver is asked
+    channel = Channel(kind(name, 443), timeouts=PATIENT, max_connections=1)
+    with pytest.raises(NotConnected, match="not resolved") as caught:
+        await ask(channel)
+    assert "long" not in caught.value.message
+    assert channel.live == 0
+
+
+async def test_a_name_of_several_addresses_that_all_refuse_has_a_reason_too() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        channel = Channel(TcpAddress("localhost", unused.getsockname()[1]), timeouts=PATIENT, max_connections=1)
+        with pytest.raises(NotConnected, match="ECONNREFUSED"):
+            await ask(channel)
+
+
 @pytest.mark.parametrize("greeting", [b"220 ready\r\n", b""])
 async def test_an_upstream_that_speaks_or_leaves_first_breaks_the_exchange(peer: Peer, greeting: bytes) -> None:
     channel = channel_to(peer)
@@ -520,29 +540,9 @@ async def test_what_came_before_the_cut_is_delivered_first() -> None:
 # Stalled.
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Key and certificate of 127.0.0.1 in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream")])
-    start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(start).not_valid_after(start + datetime.timedelta(days=36500))
-    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "pem"
-    path.write_bytes(secret + pem)
-    return path
-
-
-def client_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # who the peer is, is what the tests decide
-    return context
+def unknown_key(port: int) -> TlsAddress:
+    """A TLS address whose peer will not get as far as to show its key."""
+    return TlsAddress("127.0.0.1", port, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def client_context() -> ssl.SSLContext:
 )
 async def test_a_connection_that_does_not_come_about_is_stalled(peer: Peer, limits: Timeouts, phase: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, nobody answers the handshake
-        address = TcpAddress("127.0.0.1", silent.getsockname()[1], ssl=client_context())
+        address = unknown_key(silent.getsockname()[1])
         channel = Channel(address, timeouts=limits, max_connections=1)
         with pytest.raises(Stalled) as caught:
             await ask(channel)
@@ -708,7 +708,7 @@ async def test_abort_of_a_complete_exchange_changes_nothing() -> None:
 
 async def test_a_caller_that_leaves_while_connecting_leaves_nothing_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = TcpAddress("127.0.0.1", silent.getsockname()[1], ssl=client_context())
+        address = unknown_key(silent.getsockname()[1])
         channel = Channel(address, timeouts=PATIENT, max_connections=1)
         asking = asyncio.ensure_future(ask(channel))
         silent.setblocking(False)
@@ -832,11 +832,21 @@ async def test_a_head_at_the_limit_passes_and_one_byte_more_does_not(piece: int,
         assert channel.live == 0
 
 
-@pytest.mark.parametrize("endless", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000])
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000, b"HTTP/1.1 103 A\r\nX: " + b"x" * 1000])
 async def test_a_head_without_end_is_refused(endless: bytes) -> None:
     async with serving([REPEAT, endless]) as (upstream, channel):
         with pytest.raises(Malformed, match="headers of more than"):
             await ask(channel)
+        await upstream.left(1)
+
+
+@pytest.mark.parametrize("turn", [[], [TURN]])
+async def test_interim_responses_are_counted(turn: list[Step]) -> None:
+    interim: list[bytes | Step] = [b"HTTP/1.1 103 Early Hints\r\n\r\n", *turn]
+    async with serving([*interim * 16, response(b"ok")], [*interim * 17, response(b"ok"), HANG]) as (upstream, channel):
+        assert await answer(channel) == b"ok"
+        with pytest.raises(Malformed, match="more than 16 interim responses"):
+            await answer(channel)
         await upstream.left(1)
 
 
@@ -931,6 +941,25 @@ OK = b"HTTP/1.1 200 OK\r\n"
         OK + b"X(y): a\r\nContent-Length: 0\r\n\r\n",
         OK + b": a\r\nContent-Length: 0\r\n\r\n",
         OK + b"Content-Length: 3\n\r\nabc",
+        OK + b"Content-Length: 3\r\n\nabc",
+        OK + b"Content-Length: 3\r\n\rabc",
+        OK + b"Content-Length: 3\r\r\n\r\nabc",
+        OK + b"Content-Length: 3 3\r\n\r\nabc",
+        OK + b"Content-Length: 3.0\r\n\r\nabc",
+        OK + b"Content-Length: 3e0\r\n\r\nabc",
+        OK + b"Content-Length: 0_3\r\n\r\nabc",
+        OK + b"Content-Length: \xd9\xa3\r\n\r\nabc",
+        OK + b"Content-Length: 3;\r\n\r\nabc",
+        OK + b"Content-Length: 3\r\ncontent-length: 30\r\nCONTENT-LENGTH: 300\r\n\r\nabc",
+        OK + b"Content-Length:\r\n 3\r\n\r\nabc",
+        OK + b"Content-Length\r\n: 3\r\n\r\nabc",
+        OK + b"Content-Length\t: 3\r\n\r\nabc",
+        OK + b"Content-Length\0: 3\r\n\r\nabc",
+        OK + b"Content\r-Length: 3\r\n\r\nabc",
+        OK + b"X: a\x01b\r\nContent-Length: 0\r\n\r\n",
+        OK + b"X: a\x7fb\r\nContent-Length: 0\r\n\r\n",
+        OK + b"X: a\nContent-Length: 3\r\n\r\nabc",
+        OK + b"X\r\nContent-Length: 3\r\n\r\nabc",
         b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc",
         b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\nabc",
@@ -941,6 +970,23 @@ OK = b"HTTP/1.1 200 OK\r\n"
         b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\nContent-Length: 3\r\n\r\nabc" + OK + b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: 0\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1  200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1\t200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 +20 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 -20 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.10 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.2 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1,1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTPS/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 O\nK\r\nContent-Length: 0\r\n\r\n",
         b"SSH-2.0-x\r\n",
         b"\x16\x03\x01",
         OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -948,6 +994,13 @@ OK = b"HTTP/1.1 200 OK\r\n"
         OK + b"Transfer-Encoding: identity\r\n\r\nabc",
         OK + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         OK + b"Transfer-Encoding: \r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\x0b\r\n\r\n0\r\n\r\n",
+        OK + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n',
+        OK + b"Transfer-Encoding: chunked,\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc",
         OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
@@ -978,6 +1031,29 @@ async def test_a_head_that_two_readers_could_take_for_two_things_is_refused(stre
         b"ffffffffffffffffff\r\nabc",
         b"0\r\nContent-Length: 3\r\n\r\n",
         b"0\r\n folded\r\n\r\n",
+        b"+3\r\nabc\r\n",
+        b"3_0\r\nabc\r\n",
+        b"3h\r\nabc\r\n",
+        b"3\t\r\nabc\r\n",
+        b"3 ;a\r\nabc\r\n",
+        b"3\r\r\nabc\r\n",
+        b"3\rabc\r\n",
+        b"3\r\nabc\r0\r\n\r\n",
+        b"3\r\nabc0\r\n\r\n",
+        b"3\r\nab\r\n0\r\n\r\n",
+        b"3;a\nabc\r\n0\r\n\r\n",
+        b"3;a\rb\r\nabc\r\n",
+        b"3;a=\0\r\nabc\r\n",
+        b"3;\r\n\nabc\r\n",
+        b"0\r\n\n",
+        b"0\r\n\rX",
+        b"0\r\nX: y\n\r\n",
+        b"0\r\nX: y\rZ: z\r\n\r\n",
+        b"0\r\nX : y\r\n\r\n",
+        b"0\r\nX\r\n\r\n",
+        b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"fffffffffffffffff\r\nabc",
+        b"10000000000000000\r\nabc",
     ],
 )
 @pytest.mark.parametrize("piece", [1000, 1])
@@ -993,49 +1069,6 @@ async def test_chunks_that_do_not_add_up_are_refused(stream: bytes, piece: int) 
         assert received.startswith(b"first")
         await upstream.left(1)
         assert (channel.live, channel.idle) == (0, 0)
-
-
-# TLS: who may see a request is decided inside the handshake.
-
-
-class Refused(ssl.SSLError):
-    pass
-
-
-def pinning(is_pinned: Callable[[bytes], bool]) -> ssl.SSLContext:
-    """A context whose handshake fails when the peer's certificate is not the pinned one."""
-
-    class PinnedObject(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            super().do_handshake()
-            if not is_pinned(self.getpeercert(binary_form=True) or b""):
-                raise Refused("the key of the peer is not pinned")
-
-    context = client_context()
-    context.sslobject_class = PinnedObject
-    return context
-
-
-@pytest.mark.parametrize("is_pinned", [True, False])
-async def test_a_request_is_written_only_after_the_handshake_accepted_the_peer(
-    certificate: Path, is_pinned: bool
-) -> None:
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(certificate)
-    pinned = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
-    context = pinning(lambda got: (got == pinned) is is_pinned)
-    async with ScriptedUpstream([response(b"ok")], tls=server_context) as upstream:
-        channel = Channel(TcpAddress("127.0.0.1", upstream.port, ssl=context), timeouts=PATIENT, max_connections=1)
-        if is_pinned:
-            for _ in range(3):
-                assert await answer(channel) == b"ok"
-            assert upstream.accepted == 1
-        else:
-            with pytest.raises(NotConnected, match="Refused"):
-                await answer(channel)
-            assert upstream.bytes_received == 0
-        await channel.close()
-        assert channel.live == 0
 
 
 def test_an_expiry_of_nothing_is_refused_and_not_waited_for_in_a_busy_loop() -> None:

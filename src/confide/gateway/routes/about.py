@@ -20,7 +20,7 @@ LLMS_TXT = """# Confide
 - GET /v1/aci/attestation?nonce=<64 lower-case hex digits>: the attestation report that binds the workload keyset
 - GET /v1/aci/receipts/{id}: the signed receipt of a response, by its X-Receipt-Id or its `id`
 - GET /v1/aci/keysets/{digest}: the report of a keyset that stood before, for receipts that name it
-- GET /v1/aci/sessions: attested sessions of a second hop; none here
+- GET /v1/aci/sessions: attested sessions of a second hop, where there is one
 - GET /v1/attestation/report?nonce=<64 hex digits>: the quote that binds the signing key to the TEE, for your nonce
 - GET /health, GET /health/ready: liveness and readiness
 """

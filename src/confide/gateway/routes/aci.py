@@ -1,7 +1,7 @@
 """The open proof of this service (wire contract 7): report, receipts, sessions, and the keysets that stood before."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,14 +13,18 @@ from confide.attester.base import Attester
 from confide.errors import InvalidRequest, NotFound
 from confide.gateway import auth
 from confide.gateway.keysets import CurrentKeyset, Reports
-from confide.protocol.canonical import DIGEST
+from confide.protocol.canonical import BARE_DIGEST, DIGEST, DocumentError, parse_document
 from confide.protocol.report import API_VERSION
+from confide.protocol.session import listed
+from confide.protocol.session import session_id as id_of_session
 from confide.protocol.statement import parse_aci_nonce
 from confide.store.base import Proof, Store
+from confide.upstream.sessions import AttestedSession
 
 NO_STORE = {"cache-control": "no-store"}
 UNKNOWN_KEYSET = "no keyset of this service has that digest, or it expired too long ago"
 UNKNOWN_HOST = "this host is not one that the attested TLS keys are listed for"
+UNKNOWN_SESSION = "no such session, or it ended too long ago; a service without a second hop has none"
 PORT = re.compile(r":[0-9]*\Z")
 
 
@@ -30,9 +34,12 @@ def routes(
     current: CurrentKeyset,
     reports: Reports,
     store: Store,
+    sessions: Callable[[str | None, str | None], Sequence[AttestedSession]],
     now: Callable[[], int],
 ) -> list[Route]:
-    """The routes of this surface. `now`: Unix seconds."""
+    """The routes of this surface. `sessions`: the current ones of an upstream's name and a model, or of any. `now`:
+    Unix seconds.
+    """
 
     async def attestation(request: Request) -> Response:
         nonce = single(request, "nonce")
@@ -53,17 +60,23 @@ def routes(
         proof = await readable_proof(store, attester, request.path_params["id"], presented, now())
         return Response(proof.receipt, media_type="application/json", headers=NO_STORE)
 
-    async def sessions(_: Request) -> Response:
-        return JSONResponse({"api_version": API_VERSION, "sessions": []})
+    async def current_sessions(request: Request) -> Response:
+        name, older_name = single(request, "upstream_name"), single(request, "provider")
+        found = sessions(name if name is not None else older_name, single(request, "model"))
+        return JSONResponse({"api_version": API_VERSION, "sessions": [listed(dict(each.document)) for each in found]})
 
-    async def session(_: Request) -> Response:
-        raise NotFound("no such session; a service without a second hop has none")
+    async def session(request: Request) -> Response:
+        wanted = request.path_params["session_id"]
+        document = await store.session(wanted, now=now()) if BARE_DIGEST.fullmatch(wanted) else None
+        if document is None or not is_session(document, wanted):
+            raise NotFound(UNKNOWN_SESSION)
+        return Response(document, media_type="application/json")
 
     return [
         Route("/v1/aci/attestation", attestation),
         Route("/v1/aci/keysets/{digest}", keyset),
         Route("/v1/aci/receipts/{id}", receipt),
-        Route("/v1/aci/sessions", sessions),
+        Route("/v1/aci/sessions", current_sessions),
         Route("/v1/aci/sessions/{session_id}", session),
     ]
 
@@ -78,6 +91,14 @@ async def readable_proof(store: Store, attester: Attester, lookup_id: str, prese
         raise NotFound(auth.UNKNOWN_PROOF)
     auth.may_read(proof.credential_sha256, presented)
     return proof
+
+
+def is_session(document: bytes, session_id: str) -> bool:
+    """Whether it is the very document of this id: the disk belongs to the host."""
+    try:
+        return id_of_session(parse_document(document, what="the session")) == session_id
+    except DocumentError:
+        return False
 
 
 def single(request: Request, name: str) -> str | None:

@@ -5,6 +5,7 @@ ends, the exchange with the engine is aborted in `finally`, which closes the soc
 """
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -17,10 +18,12 @@ from confide.engine.grammar import Compiled, compile_grammar
 from confide.engine.shaping import SUPPORTED, Constraint, EngineFacts, Plan, plan, refuse_longer
 from confide.engine.slots import Slots
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
-from confide.protocol.chat import ChatRequest, new_tool_call_id
-from confide.protocol.sse import Framer, SseError
-from confide.upstream.base import Head, Tally
+from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
+from confide.protocol.serving import forwarded_body
+from confide.protocol.sse import DONE, Framer, SseError
+from confide.upstream.base import Claim, Head, Prompt, Tally, refuse_sessions
 from confide.upstream.channel import Channel, ChannelError, Stalled
+from confide.upstream.images import ImageFetcher
 from confide.upstream.kinds.chunks import AnswerParts, ChunkEncoder, usage_document
 
 PATH = b"/v1/chat/completions"
@@ -48,6 +51,9 @@ class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
     supported_parameters = SUPPORTED
+    reads_body = False
+    is_attested = True
+    serving: Claim = "direct"
 
     def __init__(
         self,
@@ -60,8 +66,11 @@ class EmbeddedUpstream:
         max_n: int,
         context_length: int,
         description: str,
+        images: ImageFetcher | None = None,
     ) -> None:
+        """`images`: fetches them, None for a model that takes none."""
         self._channel = channel
+        self._images = images
         self._engine = engine
         self.slots = slots
         self._facts = facts
@@ -75,15 +84,41 @@ class EmbeddedUpstream:
     def is_ready(self) -> bool:
         return self._engine.is_ready
 
-    def accept(self, request: ChatRequest, head: Head) -> "EmbeddedAnswer":
-        """Raises InvalidRequest, NotReady while the engine is down, LimitReached when the queue is full."""
+    async def ready(self, prompt: Prompt, _: str) -> None:
+        """There is no second hop. Raises SessionNotAccepted."""
+        refuse_sessions(prompt.constraints)
+
+    async def accept(self, prompt: Prompt, _: str) -> "EmbeddedAnswer":
+        """Raises InvalidRequest, NotReady while the engine is down, LimitReached when the queue is full.
+
+        Fetching images takes a while and the client may leave; a text model refuses them unfetched.
+        """
+        asked = prompt.asked
+        request = asked if isinstance(asked, ChatRequest) else parse_chat(prompt.body)
+        messages = None
+        if self._images is not None:
+            inlined = await self._images.inline(request)
+            if inlined is not request and inlined.messages != request.messages:
+                messages = msgspec.json.encode(inlined.messages)
+            request = inlined
+        forwarded = forwarded_body(
+            prompt.body,
+            drop_constraints=prompt.constraints.stated,
+            drop_empty_tool_calls=request.had_empty_tool_calls,
+            messages=messages,
+        )
+        is_same = forwarded is prompt.body
+        sha256 = prompt.sha256 if is_same else hashlib.sha256(forwarded).digest()
+        return self._accepted(request, prompt.head, sha256)
+
+    def _accepted(self, request: ChatRequest, head: Head, forwarded_sha256: bytes) -> "EmbeddedAnswer":
         if request.n > self._max_n:
             raise InvalidRequest(f"n must be at most {self._max_n} here", param="n")
         refuse_longer(request, self.context_length)
         planned = plan(request, self._facts)
         self._engine.check_ready()
         self.slots.check_room(request.n)
-        return EmbeddedAnswer(self, planned, request, head)
+        return EmbeddedAnswer(self, planned, request, head, forwarded_sha256)
 
     async def compiled(self, constraint: Constraint) -> Compiled | None:
         """The grammar, compiled beside the event loop, one at a time. Raises InvalidRequest."""
@@ -122,15 +157,21 @@ class EmbeddedUpstream:
 class EmbeddedAnswer:
     """One accepted request."""
 
-    def __init__(self, upstream: EmbeddedUpstream, planned: Plan, request: ChatRequest, head: Head) -> None:
+    last = DONE
+
+    def __init__(
+        self, upstream: EmbeddedUpstream, planned: Plan, request: ChatRequest, head: Head, forwarded_sha256: bytes
+    ) -> None:
         self._upstream = upstream
         self._plan = planned
         self._request = request
         self._head = head
+        self.forwarded_sha256 = forwarded_sha256
         self.is_forwarded = False
 
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
         """The chunks of the event stream, without `[DONE]` (wire contract 2.7)."""
+        tally.id = self._head.id
         encoder = ChunkEncoder(self._head, include_usage=self._request.include_usage)
         choices = await self._choices()
         async with aclosing(self._all_steps(choices)) as steps:
@@ -144,6 +185,7 @@ class EmbeddedAnswer:
 
     async def complete(self, tally: Tally) -> bytes:
         """The body of the buffered response (wire contract 2.6)."""
+        tally.id = self._head.id
         choices = await self._choices()
         parts = [AnswerParts(choice.index) for choice in choices]
         async with aclosing(self._all_steps(choices)) as steps:

@@ -1,0 +1,72 @@
+"""An upstream's documents, fetched before it is trusted: any key may answer, and which one did is noted.
+
+Each is one GET over a connection of its own, to the address that prompts go to. No proxy, no redirect, no cookie.
+"""
+
+import ssl
+from dataclasses import dataclass
+
+import httpx2
+
+from confide.protocol.canonical import MAX_DOCUMENT_BYTES
+from confide.upstream.tls import client_context, spki_of
+from confide.upstream.verified import CannotVerify, DoesNotHold
+
+WITHIN_S = 30.0
+CONNECT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Document:
+    """What came. `spki_sha256`: of the key on that very connection, 32 bytes; all zero, which no key has, for one that
+    cannot be read.
+    """
+
+    body: bytes
+    spki_sha256: bytes
+
+
+class Documents:
+    """Of one upstream. `root`: scheme, host, port and the path before `/v1`. No credential goes to whoever answers."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._headers = {"accept-encoding": "identity", "user-agent": "confide"}
+
+    async def get(self, path: str) -> Document:
+        """`path`: under the root, with its query. Raises CannotVerify, DoesNotHold for a document that is none."""
+        timeout = {"connect": CONNECT_S, "read": WITHIN_S, "write": WITHIN_S, "pool": WITHIN_S}
+        request = httpx2.Request("GET", self.root + path, headers=self._headers, extensions={"timeout": timeout})
+        try:
+            async with httpx2.AsyncHTTPTransport(verify=any_key(), trust_env=False) as transport:
+                response = await transport.handle_async_request(request)
+                try:
+                    return await read(response)
+                finally:
+                    await response.aclose()
+        except (httpx2.TransportError, ssl.SSLError, OSError) as error:
+            raise CannotVerify(f"its attestation could not be fetched: {type(error).__name__}") from error
+
+
+def any_key() -> ssl.SSLContext:
+    """A context for a connection to whoever answers."""
+    return client_context(frozenset())
+
+
+async def read(response: httpx2.Response) -> Document:
+    """Raises CannotVerify for a status that may be another in a minute, DoesNotHold for any other that is not 200."""
+    status = response.status_code
+    if status == 429 or status >= 500:
+        raise CannotVerify(f"it answered status {status} when it was asked for its attestation")
+    if status != 200:
+        raise DoesNotHold(f"it answered status {status} when it was asked for its attestation")
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_raw():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_DOCUMENT_BYTES:
+            raise DoesNotHold(f"its attestation is larger than {MAX_DOCUMENT_BYTES} bytes")
+    tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+    certificate = None if tls is None else tls.getpeercert(True)
+    return Document(b"".join(parts), spki_of(certificate) or bytes(32))

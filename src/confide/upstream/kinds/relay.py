@@ -1,0 +1,299 @@
+"""What every engine that speaks OpenAI's API has in common: the body is passed on, and the answer back, byte for byte.
+
+Entry: a body whose `model`, `stream` and constraints were read and no more; the engine judges the rest. Exit: the bytes
+of the engine's answer, but for what would name it (`kinds/unnamed.py`), with `usage` and the answer's `id` read beside
+the path. Headers of the engine are not passed on.
+
+An answer counts as whole when the engine says so: a buffered one by its length, a stream by `[DONE]`, or by a clean end
+after a choice has finished. Anything else is a failure. Until the first byte of an answer has left, it is the gateway's
+to ask another upstream (`Unserved`).
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+import msgspec
+
+from confide.errors import ConfideError, UpstreamFailed, UpstreamTimeout, WireError
+from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
+from confide.protocol.sse import Cutter, Piece, SseError
+from confide.upstream.base import DONE, Prompt, Tally, Unserved
+from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NotConnected, Stalled, WrongKey
+from confide.upstream.health import Health
+from confide.upstream.kinds.refusals import FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
+from confide.upstream.kinds.unnamed import Unnamed
+
+ANSWER_MOST_BYTES = 256 * 1024 * 1024  # of a buffered body
+EVENT_MOST_BYTES = 8 * 1024 * 1024
+ID_MOST = 200
+END_WITHIN_S = 0.05  # after `[DONE]`, for the end of the body: then the connection can serve again
+FINISHED_AMONG = 8  # events from the end in which a choice says that it has finished
+ENDED_EARLY = "the model stopped before the end of its answer; try again"
+JSON = (b"content-type", b"application/json")
+
+
+class Relay:
+    """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's.
+
+    `salt_key`: 32 bytes for engines that take `cache_salt`, so that no tenant meets another's cached prompts
+    (what-users-ask 23); None for others.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        health: Health,
+        base_path: str = "/v1",
+        api_key: str | None = None,
+        salt_key: bytes | None = None,
+    ) -> None:
+        self.channel = channel
+        self.health = health
+        self.base_path = base_path
+        self._path = base_path.encode() + b"/chat/completions"
+        credential = () if api_key is None else ((b"authorization", b"Bearer " + api_key.encode()),)
+        self._headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
+        self.probe_headers = credential
+        self._salt_key = salt_key
+        self.on_wrong_key: Callable[[], None] | None = None
+
+    def accept(self, prompt: Prompt, model: str) -> "RelayedAnswer":
+        """The answer that is to be asked for. Sends nothing."""
+        asked = prompt.asked if isinstance(prompt.asked, RelayedRequest) else parse_relayed(prompt.body)
+        body = relayed_body(
+            prompt.body,
+            asked,
+            model=model,
+            drop_constraints=prompt.constraints.stated,
+            cache_salt=self._salt(prompt.tenant),
+        )
+        sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
+        return RelayedAnswer(self, body, sha256, Unnamed(asked.model if model != asked.model else None))
+
+    async def send(self, body: bytes) -> Exchange:
+        """Raises ChannelError."""
+        return await self.channel.send(b"POST", self._path, self._headers, body)
+
+    def _salt(self, tenant: bytes) -> str | None:
+        """The same for every request of a tenant, and nobody else's: from a secret, and from nothing that it sends."""
+        if self._salt_key is None:
+            return None
+        return hmac.digest(self._salt_key, b"cache_salt" + tenant, "sha256").hex()
+
+
+class StreamBroken(ConfideError):
+    """The stream ended and was not whole, or says itself that it failed."""
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Told(msgspec.Struct):
+    """What is read of an answer, or of one event of it. Members of other types than these count as absent."""
+
+    id: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+    choices: msgspec.Raw = msgspec.Raw()
+
+
+decode_told = msgspec.json.Decoder(Told).decode
+decode_usage = msgspec.json.Decoder(Usage | None).decode
+
+
+class RelayedAnswer:
+    """One request on its way to the engine, and its answer back."""
+
+    def __init__(self, relay: Relay, body: bytes, sha256: bytes, unnamed: Unnamed) -> None:
+        self._relay = relay
+        self._body = body
+        self._unnamed = unnamed
+        self.forwarded_sha256 = sha256
+        self.is_forwarded = False
+        self.last = DONE
+        self._is_done = False
+        self._latest: deque[bytes] = deque(maxlen=FINISHED_AMONG)
+
+    async def complete(self, tally: Tally) -> bytes:
+        """The body of the buffered response. Raises Unserved, RefusedByUpstream."""
+        exchange = await self._begin()
+        try:
+            body = await exchange.read_all(ANSWER_MOST_BYTES)
+            told = decode_told(body)  # of a body that is not whole this fails, however its end looked
+            require_choices(told)
+            note(told, tally)
+            body = self._unnamed.body(body)
+        except (
+            ChannelError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            ValueError,
+            StreamBroken,
+            RecursionError,
+        ) as error:
+            raise self._failure(error) from error
+        finally:
+            exchange.abort()
+        self._relay.health.succeeded()
+        return body
+
+    async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
+        """Whole events as they came, without `[DONE]`. Raises Unserved before the first, WireError after it."""
+        exchange = await self._begin()
+        cutter = Cutter(max_event_bytes=EVENT_MOST_BYTES)
+        has_begun = False
+        try:
+            require_event_stream(exchange)
+            while not self._is_done and (data := await exchange.read()):
+                if out := self._passed(cutter.feed(data), tally):
+                    has_begun = True
+                    yield out
+            if self._is_done:
+                await rest(exchange)
+            else:
+                self._require_whole(exchange, cutter.tail)
+        except (ChannelError, SseError, StreamBroken, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            failure = self._failure(error)
+            if has_begun and isinstance(failure, Unserved):
+                failure = failure.error
+            raise failure from error
+        finally:
+            exchange.abort()
+        self._relay.health.succeeded()
+
+    async def _begin(self) -> Exchange:
+        """Send it, and have a response with status 200. Raises Unserved, or what the engine has against the request."""
+        self.is_forwarded = True  # also while it connects: who leaves meanwhile cannot know how far that was
+        try:
+            exchange = await self._relay.send(self._body)
+        except ChannelError as error:
+            self.is_forwarded = not is_before_sending(error)
+            raise self._failure(error) from error
+        self._body = b""
+        if exchange.status == 200:
+            return exchange
+        try:
+            body = await exchange.read_all(REFUSAL_MOST_BYTES)
+        except ChannelError:
+            body = b""
+        finally:
+            exchange.abort()
+        failure = refused(exchange.status, exchange.headers, body, is_aliased=self._unnamed.is_aliased)
+        if isinstance(failure, Unserved):
+            self._relay.health.refused(exchange.status, failure.error.retry_after_s)
+        raise failure
+
+    def _passed(self, pieces: list[Piece], tally: Tally) -> bytes:
+        """The bytes to write for these events, up to `[DONE]`. Raises StreamBroken for an event that is an error."""
+        out: list[bytes] = []
+        for piece in pieces:
+            raw, data = piece
+            if data is None:
+                out.append(raw)
+            elif data == b"[DONE]":
+                self.last, self._is_done = raw, True
+                break
+            else:
+                self._read(data, tally)
+                out.append(self._unnamed.event(raw, data))
+        return b"".join(out) if len(out) != 1 else out[0]
+
+    def _read(self, data: bytes, tally: Tally) -> None:
+        """What is to be known of one event, found without decoding the others."""
+        is_error = b'"error"' in data and b'"choices"' not in data
+        if is_error or tally.id is None or (b'"usage"' in data and b'"usage":null' not in data):
+            told = decode_told(data)
+            if told.error and told.error != b"null":
+                raise StreamBroken("the engine says that it failed")
+            note(told, tally)
+        self._latest.append(data)
+
+    def _require_whole(self, exchange: Exchange, tail: bytes) -> None:
+        """The body is over and no `[DONE]` came. Raises StreamBroken unless its end can be told from a cut."""
+        if tail.strip() in (b"data: [DONE]", b"data:[DONE]"):
+            return
+        has_finished = any(has_finish_reason(data) for data in self._latest)
+        if tail.strip() or exchange.delimited_by_close or not has_finished:
+            raise StreamBroken("the stream ended before its last event")
+
+    def _failure(self, error: Exception) -> Unserved | WireError:
+        """A failure of the channel or of what came over it, and what it says of the engine's health.
+
+        A prompt that an engine took too long for is not given to the next one: it would take as long there.
+        """
+        if isinstance(error, Stalled):
+            self._relay.health.failed()
+            slow = UpstreamTimeout(TOO_SLOW)
+            return Unserved(slow, "no connection in time") if error.phase == "connect" else slow
+        if isinstance(error, WrongKey) and self._relay.on_wrong_key is not None:
+            self._relay.on_wrong_key()  # verified again at once, and asked again if that holds
+            return Unserved(UpstreamFailed(FAILED), "another TLS key", is_stale=True)
+        if isinstance(error, NotConnected):
+            self._relay.health.failed()
+            return Unserved(UpstreamFailed(FAILED), "no connection")
+        is_stale = isinstance(error, Cut) and not error.response_started
+        if not is_stale:
+            self._relay.health.failed()
+        ended: WireError = UpstreamFailed(ENDED_EARLY)
+        return Unserved(ended, "broke off" if isinstance(error, Cut) else "no whole answer", is_stale=is_stale)
+
+
+def is_before_sending(error: ChannelError) -> bool:
+    """Whether not a byte of the request has left."""
+    return isinstance(error, NotConnected) or (isinstance(error, Stalled) and error.phase == "connect")
+
+
+def require_choices(told: Told) -> None:
+    """Raises StreamBroken for what is no answer, an error with status 200 for example."""
+    if not told.choices:
+        raise StreamBroken("an answer without choices")
+
+
+def require_event_stream(exchange: Exchange) -> None:
+    """Raises StreamBroken for a whole body where a stream was asked for: it would be passed on as one that broke."""
+    kinds = [value for name, value in exchange.headers if name == b"content-type"]
+    if not kinds or not kinds[0].lower().startswith(b"text/event-stream"):
+        raise StreamBroken("no event stream")
+
+
+async def rest(exchange: Exchange) -> None:
+    """Let the body end, if it does so at once: then the connection can serve again."""
+    with suppress(ChannelError, TimeoutError):
+        async with asyncio.timeout(END_WITHIN_S):
+            while await exchange.read():
+                pass
+
+
+def note(told: Told, tally: Tally) -> None:
+    """Read the id and the tokens, as far as they are there."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        answer_id = msgspec.json.decode(told.id, type=str) if told.id and tally.id is None else None
+        if answer_id is not None and len(answer_id) <= ID_MOST:
+            tally.id = answer_id
+    with suppress(msgspec.DecodeError):
+        usage = decode_usage(told.usage) if told.usage else None
+        if usage is not None:
+            tally.prompt_tokens = usage.prompt_tokens or tally.prompt_tokens
+            tally.completion_tokens = usage.completion_tokens or tally.completion_tokens
+
+
+class FinishOf(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class Finish(msgspec.Struct):
+    choices: list[FinishOf] = []
+
+
+def has_finish_reason(data: bytes) -> bool:
+    """Whether a choice says in this event that it has finished."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        return any(choice.finish_reason for choice in msgspec.json.decode(data, type=Finish).choices)
+    return False

@@ -1,0 +1,68 @@
+"""An engine's answer, without what names the engine: the model is called what the client called it, where an alias
+differs; `system_fingerprint` is null and `provider` is taken out (wire contract 2.6). Everything else keeps its bytes.
+"""
+
+import msgspec
+
+from confide.protocol.splice import Edit, NamedTwice, members_of, spliced, without
+
+MODEL, FINGERPRINT, PROVIDER = "model", "system_fingerprint", "provider"
+TELLING = (b'"system_fingerprint"', b'"provider"')  # in a JSON text the quotes are escaped: these can only be names
+
+
+class Unnamed:
+    """For one answer. `model`: what the client calls it, None where the engine calls it the same.
+
+    Events of a stream begin alike, up to the model at least. So what was changed in one is changed in the next without
+    looking for members again, when it begins with the same bytes and nothing after these names the engine.
+    """
+
+    def __init__(self, model: str | None) -> None:
+        self._model = None if model is None else msgspec.json.encode(model)
+        self._beginning, self._changed = b"\0", b""
+
+    @property
+    def is_aliased(self) -> bool:
+        return self._model is not None
+
+    def body(self, body: bytes) -> bytes:
+        """A buffered answer. Raises ValueError for what is no JSON object, or names a member twice."""
+        return spliced(body, self._edits(body)) if self._is_to_change(body) else body
+
+    def event(self, raw: bytes, data: bytes) -> bytes:
+        """The bytes of one event, for those that came and the data in them. Raises ValueError as `body` does."""
+        if not self._is_to_change(data):
+            return raw
+        if data.startswith(self._beginning):
+            rest = data[len(self._beginning) :]
+            if not any(name in rest for name in TELLING):
+                return with_data(raw, data, self._changed + rest)
+        edits = self._edits(data)
+        if not edits:
+            return raw
+        end = max(edit.end for edit in edits)
+        self._beginning, self._changed = data[:end], spliced(data[:end], edits)
+        return with_data(raw, data, self._changed + data[end:])
+
+    def _is_to_change(self, data: bytes) -> bool:
+        return self._model is not None or any(name in data for name in TELLING)
+
+    def _edits(self, data: bytes) -> list[Edit]:
+        try:
+            members = members_of(data)
+        except (msgspec.DecodeError, NamedTwice) as error:
+            raise ValueError("an answer that is no JSON object") from error
+        edits = without(members, {PROVIDER})
+        if self._model is not None and MODEL in members:
+            edits.append(Edit(members[MODEL].value, members[MODEL].end, self._model))
+        if FINGERPRINT in members:
+            edits.append(Edit(members[FINGERPRINT].value, members[FINGERPRINT].end, b"null"))
+        return edits
+
+
+def with_data(raw: bytes, data: bytes, changed: bytes) -> bytes:
+    """The event with other data. Data that came on several lines goes out on one: line ends are spaces in JSON."""
+    if b"\n" not in data:
+        return raw.replace(data, changed, 1)
+    lines = [line for line in raw.splitlines() if line and not line.startswith(b"data")]
+    return b"\n".join([*lines, b"data: " + changed.replace(b"\n", b" "), b"", b""])
