@@ -468,7 +468,7 @@ def test_no_knob_is_left_out(knobs: tuple[str, ...], tables: tuple[Mapping[str, 
 
 def test_a_fault_may_be_changed_and_one_that_is_not_known_is_refused(chain: Started) -> None:
     control = chain("snp").machine.control
-    refused = httpx2.put(control, content=b"revoked", trust_env=False)
+    refused = httpx2.put(control, content=b"custody", trust_env=False)
     assert refused.status_code == 400
     assert "expected one of debug, migratable," in refused.text
     assert httpx2.get(control, trust_env=False).text == "none\n"

@@ -97,10 +97,10 @@ async def test_while_the_service_is_away_the_old_one_is_given_until_it_expires(
 
 async def test_a_service_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
     with asking(tmp_path / "cache", fault=PccsFault.HUNG) as asked:
-        own, began = asked.opened(wait_s=0.2), time.monotonic()
+        own, began = asked.opened(wait_s=1.0), time.monotonic()
         assert await own.for_quote(QUOTE) is None
         assert await own.for_quote(QUOTE) is None
-        assert 0.2 <= time.monotonic() - began < 2
+        assert 1.0 <= time.monotonic() - began < 20
         assert len(asked.services.seen) == 1
 
 
