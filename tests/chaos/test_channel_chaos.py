@@ -760,13 +760,13 @@ LEAVING: dict[str, Script] = {
 }
 
 
-async def read_until_cancelled(channel: Channel, name: bytes, reading: asyncio.Event) -> None:
-    """One that reads an answer to its end, and says when it has nothing more to read for now."""
+async def read_until_cancelled(channel: Channel, name: bytes, reads: int, waiting: asyncio.Event) -> None:
+    """Ask, read so often, and say so before the read that nothing comes for."""
     exchange = await ask(channel, name)
     try:
-        while not exchange.buffered_bytes and not reading.is_set():
-            reading.set()
-            await exchange.read()
+        for _ in range(reads):
+            assert await exchange.read()
+        waiting.set()
         await exchange.read()
     finally:
         exchange.abort()
@@ -783,12 +783,13 @@ async def test_an_upstream_sees_at_once_that_its_reader_left(
         upstream.choose = lambda _: LEAVING[how]
 
         async def one(name: bytes) -> None:
-            reading = asyncio.Event()
-            asking = asyncio.ensure_future(read_until_cancelled(channel, name, reading))
+            waiting = asyncio.Event()
+            reads = int("after the first byte" in how)
+            asking = asyncio.ensure_future(read_until_cancelled(channel, name, reads, waiting))
             if how.startswith("buffered, before"):
                 await soon(lambda: any(seen.body == name for seen in upstream.requests[-20:]))
             else:
-                await reading.wait()
+                await waiting.wait()
             for _ in range(20):
                 await asyncio.sleep(0)
             left_at[name] = loop.time()

@@ -188,6 +188,28 @@ async def test_what_would_not_be_one_request_is_refused_and_nothing_is_sent(
         assert (upstream.accepted, channel.live) == (0, 0)
 
 
+async def test_headers_are_those_of_their_own_request(tmp_path: Path) -> None:
+    fixed = ((b"a", b"b"), (b"c", b"d"))
+    changing = [(b"a", b"1")]
+    async with serving([response(b"ok")], path=tmp_path / "s") as (upstream, channel):
+        for method, path, headers, body in [
+            (b"POST", b"/1", fixed, b"{}"),
+            (b"POST", b"/1", fixed, b"{...}"),
+            (b"POST", b"/2", fixed, b""),
+            (b"GET", b"/2", fixed, b""),
+            (b"GET", b"/2", fixed[:1], b""),
+            (b"GET", b"/2", changing, b""),
+        ]:
+            await (await channel.send(method, path, headers, body)).read_all(2)
+            seen = upstream.requests[-1]
+            assert (seen.method, seen.target, seen.body) == (method, path, body)
+            length = [] if method == b"GET" else [(b"content-length", b"%d" % len(body))]
+            assert seen.headers[1:] == [*headers, *length]
+        changing.append((b"e", b"f\r\ng: h"))
+        with pytest.raises(ValueError, match="CR, LF"):
+            await channel.send(b"GET", b"/2", changing, b"")
+
+
 STREAM = chunked_head(b"A: b") + chunk(b"data: 1\n\n") + chunk(b"x" * 20) + b"0\r\nTrailer: t\r\n\r\n"
 
 
