@@ -238,13 +238,16 @@ class _Connection(asyncio.Protocol):
         if step is CLOSE:
             self.transport.close()
             return
+        stream = self.transport.get_extra_info("socket")
+        if stream is None:  # over TLS that is what is left when the client was first
+            return
         if step is CUT:
-            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as same:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(stream.fileno())) as same:
                 same.shutdown(socket.SHUT_WR)
             return
         with contextlib.suppress(OSError):  # a unix socket has no such option
             linger = struct.pack("ii", 1, 0)
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()
 
     async def write(self, data: bytes) -> None:

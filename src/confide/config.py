@@ -229,7 +229,8 @@ class Model(Section, frozen=True, kw_only=True):
 
     id: ModelId
     aliases: tuple[ModelId, ...] = ()
-    upstream: UpstreamName | Annotated[tuple[UpstreamName | Choice, ...], msgspec.Meta(min_length=1)] = EMBEDDED
+    # Plain texts: a pattern beside an array in one union makes msgspec 0.22 free it twice. Names are looked up anyway.
+    upstream: str | Annotated[tuple[str | Choice, ...], msgspec.Meta(min_length=1)] = EMBEDDED
     upstream_model: str | None = None  # an entry of `confide models list`, or the upstream's name of it; None: the id
     tee_only: bool = False
     affinity: bool = False

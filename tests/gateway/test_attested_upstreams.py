@@ -283,18 +283,18 @@ async def test_a_verification_that_is_over_is_made_again_or_nothing_is_sent(
         await gateway.post()
         [first] = await current(gateway)
         assert first["expires_at"] - first["established_at"] == 600 + 900
-        clock.ahead_s = 599
+        clock.ahead_s = 560
         await gateway.post()
         assert await current(gateway) == [first]
-        clock.ahead_s = 601
+        clock.ahead_s = 610
         await gateway.post()
         [second] = await current(gateway)
         assert second["session_id"] != first["session_id"]
         service.alter["report"] = lambda reply, _: reply.but(b"{}", status=503)
         prompts = len(service.prompts)
-        clock.ahead_s = 1200
+        clock.ahead_s = 1170
         assert (await gateway.post()).status_code == 200  # it could not be asked: what was verified still stands
-        clock.ahead_s = 1202
+        clock.ahead_s = 1300
         assert error_type(await gateway.post()) == "upstream_verification_failed"
         assert len(service.prompts) == prompts + 1
 

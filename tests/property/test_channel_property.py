@@ -76,6 +76,10 @@ interims = st.lists(
 sizes = st.sampled_from([b"%x", b"%X", b"%04x", b"%x;name=value", b'%x;a="b c";d'])
 
 
+def as_lines(fields: Fields) -> bytes:
+    return b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
 @st.composite
 def chunked(draw: st.DrawFn, body: bytes) -> bytes:
     """The body in chunks of any size, with extensions and trailers."""
@@ -84,7 +88,7 @@ def chunked(draw: st.DrawFn, body: bytes) -> bytes:
         size = draw(st.integers(1, len(left)))
         framed += draw(sizes) % size + b"\r\n" + left[:size] + b"\r\n"
         left = left[size:]
-    trailers = b"".join(b"%b: %b\r\n" % field for field in draw(headers))
+    trailers = as_lines(draw(headers))
     return framed + draw(st.sampled_from([b"0", b"000", b"0;last"])) + b"\r\n" + trailers + b"\r\n"
 
 
@@ -173,13 +177,16 @@ PLANTS = [
 def spoilt(draw: st.DrawFn) -> bytes:
     """A response after up to three changes, most of them in its head."""
     stream = draw(responses())
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         head_end = stream.find(b"\r\n\r\n") + 4
         at = draw(st.integers(0, head_end if draw(st.integers(0, 3)) else len(stream)))
-        line_at = stream.rfind(b"\r\n", 0, at) + 2 if draw(st.booleans()) else at
-        plant = draw(st.sampled_from(PLANTS) | st.binary(min_size=1, max_size=2))
-        removed = draw(st.sampled_from([0, 0, 1, 2, len(plant)]))
-        stream = stream[:line_at] + plant + stream[line_at + removed :]
+        is_line = draw(st.booleans())
+        at = stream.rfind(b"\r\n", 0, at) + 2 if is_line else at
+        plant = draw(
+            st.sampled_from(PLANTS) | (headers.map(as_lines) if is_line else st.binary(min_size=1, max_size=2))
+        )
+        removed = 0 if is_line else draw(st.sampled_from([0, 0, 1, 2, len(plant)]))
+        stream = stream[:at] + plant + stream[at + removed :]
     return stream
 
 

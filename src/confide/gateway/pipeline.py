@@ -190,8 +190,9 @@ class ChatCompletions:
                 return
             except Unserved as unserved:
                 failures.append(unserved)
-            refused_by_us = isinstance(failures[-1].error, NOT_ACCEPTED)
-            passage.not_served(candidate.shown_name, failures[-1].reason, is_refused=refused_by_us)
+            reason, is_refused = failures[-1].reason, isinstance(failures[-1].error, NOT_ACCEPTED)
+            passage.not_served(candidate.shown_name, reason, is_refused=is_refused)
+            self._log.write("attempt", name=candidate.name, reason=reason, model=passage.model_id)
             if writer.is_started:
                 break
         if not failures and served.route.serving == "aggregator":

@@ -34,7 +34,7 @@ from confide.upstream.probe import probing
 from confide.upstream.router import Candidate, Route
 from confide.upstream.verified import LONGEST_ANSWER_S, Appraiser, AttestedUpstream
 from confide.verifier.collateral import Collateral
-from confide.verifier.policy import Policy, Serving
+from confide.verifier.policy import HARDWARE_ROOTS, Policy, Serving
 
 DRAINED_EVERY_S = 0.1
 DEFAULT_PATH = "/v1"
@@ -78,6 +78,8 @@ class Opened:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if isinstance(self.upstream, AttestedUpstream):
+            await self.upstream.stop_verifying()
         until = time.monotonic() + drain_s
         while self._is_busy() and time.monotonic() < until:  # noqa: ASYNC110 - an exchange tells nobody of its end
             await asyncio.sleep(DRAINED_EVERY_S)
@@ -191,6 +193,7 @@ def open_attested(
         kept_s=kept_s,
         now=now,
         log=log,
+        is_attested=set(settings.trust_roots) <= set(HARDWARE_ROOTS),
         answer_s=math.ceil(longest_answer_s(settings)),
     )
     return Opened(

@@ -1,13 +1,16 @@
 """Where an upstream listens, and for TLS who must answer there."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from confide.upstream.tls import Pins, TlsLink, client_context
 
 HTTPS_PORT = 443
+QUEUE_FULL_S = 0.005  # between tries to get into a listener's queue
 SPKI_BYTES = 32
 
 
@@ -23,8 +26,14 @@ class UnixAddress:
         return b"localhost"
 
     async def open(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Connect `factory()`; raises OSError."""
-        await asyncio.get_running_loop().create_unix_connection(factory, self.path)
+        """Connect `factory()`; raises OSError. While the listener's queue is full it waits, as long as it is let."""
+        with ExitStack() as on_failure:
+            stream = on_failure.enter_context(socket.socket(socket.AF_UNIX))
+            stream.setblocking(False)
+            while not is_queued(stream, self.path):  # noqa: ASYNC110  no event tells of room in the queue
+                await asyncio.sleep(QUEUE_FULL_S)
+            on_failure.pop_all()  # the loop's from here on, also when it is cancelled
+        await asyncio.get_running_loop().create_unix_connection(factory, sock=stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,15 @@ class TlsAddress:
 
 
 Address = UnixAddress | TcpAddress | TlsAddress
+
+
+def is_queued(stream: socket.socket, path: str) -> bool:
+    """Connect; false where the listener's queue is full, which asyncio takes for a connection. Raises OSError."""
+    try:
+        stream.connect(path)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def encoded_host(host: str) -> bytes:

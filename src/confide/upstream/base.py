@@ -140,7 +140,7 @@ class Upstream(Protocol):
 
     @property
     def is_attested(self) -> bool:
-        """Whether every prompt it gets is protected by a TEE: ours, or its own."""
+        """Whether every prompt it gets is protected by a TEE: ours, or its own of hardware."""
 
     async def ready(self, prompt: Prompt, model: str) -> Hop | None:
         """What the receipt says of the second hop; None where there is none.

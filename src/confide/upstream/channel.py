@@ -27,7 +27,7 @@ from confide.upstream.address import Address, TcpAddress, TlsAddress, UnixAddres
 from confide.upstream.connection import Bounds, Connection, Timeouts
 from confide.upstream.errors import ChannelError, Cut, Malformed, NotConnected, Phase, Stalled, WrongKey
 from confide.upstream.exchange import Exchange
-from confide.upstream.request import request_head
+from confide.upstream.request import RequestHeads
 from confide.upstream.tls import Pins, require_pinned
 
 __all__ = [
@@ -72,7 +72,7 @@ class Channel:
         self._bounds = Bounds(timeouts, idle_expiry_s, max_header_bytes)
         self._probe_after_s = probe_after_s
         self._address = address
-        self._authority = address.authority
+        self._heads = RequestHeads(address.authority)
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle: list[Connection] = []  # the last one in is the first one out, so that the surplus expires
@@ -101,7 +101,7 @@ class Channel:
         """
         loop = asyncio.get_running_loop()
         began = now = loop.time()
-        head = request_head(method, path, self._authority, headers, len(body))
+        head = self._heads.head(method, path, headers, len(body))
         connection = self._pooled(now)
         if connection is None:
             connection = await self._connect()

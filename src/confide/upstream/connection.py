@@ -104,6 +104,8 @@ class Connection(asyncio.Protocol):
         self._interim_count = 0
         self._framed_bytes = 0  # after the head, whatever they are
         self._framing_allowed = FRAMING_BYTES
+        self._is_chunked = False
+        self._chunk_tail = b""  # the last five bytes of what is framed so
         self._body_bytes = 0
         self._is_interim = self._is_head_complete = self._is_complete = self._is_reusable = False
         self._fault: str | None = None
@@ -269,8 +271,18 @@ class Connection(asyncio.Protocol):
     def _feed_body(self, data: bytes) -> None:
         self._framed_bytes += len(data)
         self._parser.feed_data(data)
+        if self._is_chunked:
+            self._chunk_tail = data[-5:] if len(data) > 4 else (self._chunk_tail + data)[-5:]
+        if self._is_complete and not self._is_at_end():
+            self._is_reusable = False
         if self._framed_bytes - self._body_bytes > self._framing_allowed:
             self._fault = f"more than {FRAMING_BYTES} bytes of chunk extensions, trailers or what follows the end"
+
+    def _is_at_end(self) -> bool:
+        """Whether the last byte that came is the response's last: line ends after it the parser passes over."""
+        if self._is_chunked:  # the last line of chunk or trailer, and the blank one
+            return self._chunk_tail[-4:] == b"\r\n\r\n" and self._chunk_tail[:1] not in b"\r\n"
+        return self._framed_bytes == self._body_bytes
 
     # httptools
 
@@ -302,6 +314,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_head_complete = True
         self._is_reusable = self._parser.should_keep_alive()
+        self._is_chunked = bool(encodings)
         if status in BODILESS:
             self._is_reusable &= not (is_framed or encodings)  # others may think that a body follows
             is_framed = True

@@ -18,19 +18,42 @@ OWN_HEADERS = {
 }
 
 
-def request_head(
-    method: bytes, path: bytes, authority: bytes, headers: Sequence[tuple[bytes, bytes]], length: int
-) -> bytes:
-    """Request line, headers and blank line. Raises ValueError for what would not be one request with one body."""
-    head = request_line(method, path, authority)
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class RequestHeads:
+    """Heads of requests to one authority. A caller that passes one and the same tuple of headers again is spared what
+    it takes to check and join them.
+    """
+
+    def __init__(self, authority: bytes) -> None:
+        self._authority = authority
+        self._last: tuple[bytes, bytes, Headers] = (b"", b"", ())
+        self._last_start = b""
+
+    def head(self, method: bytes, path: bytes, headers: Headers, length: int) -> bytes:
+        """Request line, headers and blank line. Raises ValueError for what would not be one request with one body."""
+        last_method, last_path, last_headers = self._last
+        if headers is last_headers and method == last_method and path == last_path:
+            start = self._last_start
+        else:
+            start = head_start(method, path, self._authority, headers)
+            if type(headers) is tuple:  # a list may hold others the next time
+                self._last, self._last_start = (method, path, headers), start
+        if length or method != b"GET":
+            return start + b"content-length: %d\r\n\r\n" % length
+        return start + b"\r\n"
+
+
+def head_start(method: bytes, path: bytes, authority: bytes, headers: Headers) -> bytes:
+    """Request line and headers without those of the body. Raises ValueError as above."""
+    start = request_line(method, path, authority)
     for name, value in headers:
-        head += field_start(name) + value + b"\r\n"
-    if length or method != b"GET":
-        head += b"content-length: %d\r\n" % length
-    line_count = 2 + len(headers) + (length > 0 or method != b"GET")
-    if head.count(b"\n") != line_count or head.count(b"\r") != line_count or head.find(b"\0") >= 0:
+        start += field_start(name) + value + b"\r\n"
+    line_count = 2 + len(headers)
+    if start.count(b"\n") != line_count or start.count(b"\r") != line_count or start.find(b"\0") >= 0:
         raise ValueError("a request header value holds CR, LF or NUL")
-    return head + b"\r\n"
+    return start
 
 
 @functools.lru_cache(maxsize=256)

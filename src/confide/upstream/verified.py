@@ -50,13 +50,13 @@ class Appraiser(Protocol):
 
 class AttestedUpstream:
     """One attested service. `make_relay`: a relay to these keys and to no other; `session_s`: how long one verification
-    is used. `now`: Unix seconds. `kept_s`: how long after its end a session may be asked about.
+    is used. `now`: Unix seconds. `kept_s`: how long after its end a session may be asked about. `is_attested`: False
+    where a simulator's root is trusted.
     """
 
     context_length = None
     supported_parameters: frozenset[str] = frozenset()
     reads_body = True
-    is_attested = True
     serving: Claim = "aggregator"
 
     def __init__(
@@ -73,8 +73,10 @@ class AttestedUpstream:
         now: Callable[[], int],
         log: Log,
         answer_s: int = LONGEST_ANSWER_S,
+        is_attested: bool = True,
     ) -> None:
         self.name = name
+        self.is_attested = is_attested
         self.description = f"{name}, attested"
         self.relays: list[Relay] = []  # the newest is the one in use; older ones have exchanges to end
         self._appraiser = appraiser
@@ -145,12 +147,11 @@ class AttestedUpstream:
                 retry_s = RETRY_S
                 await asyncio.sleep(max(0.05, min(60.0, fresh.renew_at - self._now())))  # the clock may be set
 
-    async def close(self) -> None:
-        """End what is under way."""
+    async def stop_verifying(self) -> None:
+        """End a verification that is under way."""
         if self._verifying is not None:
             self._verifying.cancel()
             await asyncio.gather(self._verifying, return_exceptions=True)
-        await asyncio.gather(*(relay.channel.close() for relay in self.relays))
 
     async def _verify(self) -> None:
         try:

@@ -20,7 +20,17 @@ from aci_documents import (
 )
 from confide.protocol.canonical import DocumentError, digest_of
 from confide.protocol.keyset import ED25519, PublicKey
-from confide.protocol.receipt import FORWARDED, RECEIVED, RETURNED, new_receipt_id, parse_receipt, signature_fault
+from confide.protocol.receipt import (
+    FORWARDED,
+    RECEIVED,
+    RETURNED,
+    attempt_event,
+    new_receipt_id,
+    not_verified_event,
+    parse_receipt,
+    signature_fault,
+    verified_event_of,
+)
 
 LOG = ("event_log",)
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1: L
@@ -288,3 +298,42 @@ def test_upstream_events_are_read_in_order() -> None:
 )
 def test_an_upstream_event_has_one_of_its_two_forms(event: object) -> None:
     assert refused(with_event(event)).startswith("the receipt: ")
+
+
+def test_an_aggregators_receipt_says_which_upstreams_were_asked_and_which_served() -> None:
+    upstream = (
+        not_verified_event("first", "m", required=True, reason="id-2 did not pass"),
+        attempt_event("no connection", "second", "cd" * 32),
+        attempt_event("broke off", None, None),
+        not_verified_event(None, "m", required=False, reason="this upstream offers no attestation"),
+        verified_event_of("ab" * 32, "their-model", required=True),
+    )
+    raw = receipt(upstream=upstream)
+    ours = parse_receipt(raw)
+    assert signature_fault(ours, keyset()) is None
+    assert [(event.result, event.session_id) for event in ours.upstream] == [
+        ("failed", None),
+        ("failed", None),
+        ("verified", "ab" * 32),
+    ]
+    log = json.loads(raw)["event_log"]
+    assert [event["type"] for event in log] == [
+        RECEIVED,
+        FORWARDED,
+        "upstream.verified",
+        "upstream.attempt",
+        "upstream.attempt",
+        "upstream.verified",
+        "upstream.verified",
+        RETURNED,
+        "response.outcome",
+    ]
+    assert log[3] == {
+        "type": "upstream.attempt",
+        "reason": "no connection",
+        "upstream_name": "second",
+        "session_id": "cd" * 32,
+    }
+    assert log[4] == {"type": "upstream.attempt", "reason": "broke off"}
+    assert "upstream_name" not in log[5]
+    assert raw == rfc8785.dumps(json.loads(raw))

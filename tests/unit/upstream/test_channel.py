@@ -188,6 +188,28 @@ async def test_what_would_not_be_one_request_is_refused_and_nothing_is_sent(
         assert (upstream.accepted, channel.live) == (0, 0)
 
 
+async def test_headers_are_those_of_their_own_request(tmp_path: Path) -> None:
+    fixed = ((b"a", b"b"), (b"c", b"d"))
+    changing = [(b"a", b"1")]
+    async with serving([response(b"ok")], path=tmp_path / "s") as (upstream, channel):
+        for method, path, headers, body in [
+            (b"POST", b"/1", fixed, b"{}"),
+            (b"POST", b"/1", fixed, b"{...}"),
+            (b"POST", b"/2", fixed, b""),
+            (b"GET", b"/2", fixed, b""),
+            (b"GET", b"/2", fixed[:1], b""),
+            (b"GET", b"/2", changing, b""),
+        ]:
+            await (await channel.send(method, path, headers, body)).read_all(2)
+            seen = upstream.requests[-1]
+            assert (seen.method, seen.target, seen.body) == (method, path, body)
+            length = [] if method == b"GET" else [(b"content-length", b"%d" % len(body))]
+            assert seen.headers[1:] == [*headers, *length]
+        changing.append((b"e", b"f\r\ng: h"))
+        with pytest.raises(ValueError, match="CR, LF"):
+            await channel.send(b"GET", b"/2", changing, b"")
+
+
 STREAM = chunked_head(b"A: b") + chunk(b"data: 1\n\n") + chunk(b"x" * 20) + b"0\r\nTrailer: t\r\n\r\n"
 
 
@@ -310,6 +332,15 @@ async def test_an_unused_connection_is_closed_after_a_while() -> None:
         [response(b"ok") + b"H"],
         [response(b"ok") + b"\r\n" + b"H"],
         [response(b"ok") + response(b"second")],
+        [response(b"ok") + b"\r\n"],
+        [response(b"ok") + b"\n"],
+        [response(b"ok")[:-1], TURN, b"k\r\n"],
+        [response(b"") + b"\r\n"],
+        [chunked_head() + chunk(b"ok") + LAST_CHUNK + b"\r\n"],
+        [chunked_head() + chunk(b"ok") + LAST_CHUNK + b"\r"],
+        [chunked_head() + chunk(b"ok") + LAST_CHUNK + b"\n"],
+        [chunked_head() + chunk(b"ok") + b"0\r\nX: y\r\n\r\n\r\n"],
+        [chunked_head() + chunk(b"ok"), TURN, LAST_CHUNK[:-1], TURN, LAST_CHUNK[-1:] + b"\r\n"],
         [response(b"ok", b"Connection: close") + b"x"],
         [chunked_head() + chunk(b"ok") + LAST_CHUNK + response(b"second")],
         [chunked_head() + chunk(b"ok") + LAST_CHUNK + chunked_head() + chunk(b"second") + LAST_CHUNK],
@@ -325,6 +356,8 @@ async def test_a_connection_that_cannot_be_trusted_with_another_request_is_not_k
         assert await answer(channel) in (b"ok", b"")
         if script[-1] is CLOSE:
             await upstream.until_open(0)
+        else:
+            assert channel.idle == 0
         assert await answer(channel) == b"fresh"
         assert [seen.connection for seen in upstream.requests] == [1, 2]
 
@@ -447,6 +480,38 @@ async def test_no_upstream_is_an_error_that_names_the_reason_and_not_the_place(k
     assert str(tmp_path) not in text
     assert str(port) not in text
     assert channel.live == 0
+
+
+async def test_a_full_queue_of_the_listener_is_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        listener.bind(str(tmp_path / "busy"))
+        listener.listen(1)
+        channel = Channel(UnixAddress(str(tmp_path / "busy")), timeouts=PATIENT, max_connections=20, max_idle=0)
+        asking = [asyncio.ensure_future(answer(channel)) for _ in range(20)]
+        await elapsed(0.05)
+        for _ in asking:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with connection:
+                await Peer.receive(connection, b"{}")
+                connection.sendall(response(b"ok"))
+        assert await asyncio.gather(*asking) == [b"ok"] * 20
+        await channel.close()
+
+
+async def test_a_full_queue_that_stays_full_is_stalled_and_leaves_nothing_open(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "busy"))
+        listener.listen(0)
+        address = UnixAddress(str(tmp_path / "busy"))
+        limits = Timeouts(connect_s=0.2, first_byte_s=0.2, idle_s=5)
+        channel = Channel(address, timeouts=limits, max_connections=5, max_idle=0)
+        results = await asyncio.gather(*(answer(channel) for _ in range(5)), return_exceptions=True)
+        phases = [result.phase for result in results if isinstance(result, Stalled)]
+        assert len(phases) == 5
+        assert set(phases) == {"connect", "first_byte"}  # some were in the queue
+        assert channel.live == 0
+        await channel.close()
 
 
 @pytest.mark.parametrize("kind", [TcpAddress, lambda host, port: TlsAddress(host, port, frozenset(), "a")])

@@ -188,6 +188,8 @@ class RelayedAnswer:
         failure = refused(exchange.status, exchange.headers, body, is_aliased=self._unnamed.is_aliased)
         if isinstance(failure, Unserved):
             self._relay.health.refused(exchange.status, failure.error.retry_after_s)
+        else:
+            self._relay.health.succeeded()  # it judged the request, which is what it is there for
         raise failure
 
     def _passed(self, pieces: list[Piece], tally: Tally) -> bytes:
