@@ -23,6 +23,7 @@ from confide.evidence.snp_report import Product, parse_snp_report
 from confide.evidence.tdx import verify_tdx
 from confide.simulator.snp import SimulatedSnpPlatform
 from confide.simulator.tdx import SimulatedTdxPlatform
+from fuzz._bytes import patched
 
 NOW = 1_800_000_000
 SEED = b"\x11" * 32
@@ -43,12 +44,6 @@ def fuzz_one(data: bytes) -> None:
         collateral(text)
     for text in (data, patched(BUNDLE, data)):
         bundle(text)
-
-
-def patched(honest: bytes, choices: bytes) -> bytes:
-    """The honest bytes with some replaced at the place that the first three name: offset, and how many go."""
-    offset, removed = int.from_bytes(choices[:2], "little") % (len(honest) + 1), choices[2] if len(choices) > 2 else 0
-    return honest[:offset] + choices[3:] + honest[offset + removed :]
 
 
 def answered(body: bytes) -> None:

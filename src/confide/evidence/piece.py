@@ -210,9 +210,10 @@ def root_der(content: bytes) -> bytes:
         if CERTIFICATE not in content:
             return x509.load_der_x509_certificate(content).public_bytes(Encoding.DER)
         certificates = x509.load_pem_x509_certificates(content)
+        # A name is parsed when it is asked for, and may only then turn out to be none.
+        roots = [certificate for certificate in certificates if certificate.issuer == certificate.subject]
     except UNREADABLE as error:
         raise PieceError("not a certificate, PEM or DER") from error
-    roots = [certificate for certificate in certificates if certificate.issuer == certificate.subject]
     return (roots or certificates)[0].public_bytes(Encoding.DER)
 
 

@@ -193,6 +193,13 @@ def test_a_chain_of_something_else_than_certificates_is_shown_as_that() -> None:
     assert named(b"no certificate") == "not a certificate"
 
 
+def test_a_root_whose_name_is_no_text_is_no_certificate(tdx: SimulatedTdxPlatform) -> None:
+    der = tdx.root_der.replace(b"Simulated SGX", b"\xff" * 13)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"
+    with pytest.raises(PieceError, match="certificate"):
+        root_der(pem)
+
+
 def test_roots_and_certificates_are_read_in_both_encodings(tdx: SimulatedTdxPlatform) -> None:
     machine = platform()
     assert root_der(tdx.root_der) == root_der(tdx.root_pem.encode()) == tdx.root_der
