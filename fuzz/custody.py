@@ -19,26 +19,33 @@ from fuzz._documents import changed
 PATH, PURPOSE = "aci/receipt-ed25519/v1", "aci.receipt.ed25519.v1"
 APP_ID, OTHER_APP_ID = bytes(range(20)), bytes(20)
 KMS, OTHER_KMS = SimulatedKms(b"\x11" * 32), SimulatedKms(b"\x22" * 32)
-RELEASED = KMS.app_keys(APP_ID).release(PATH, PURPOSE)
-SECRET = bytes.fromhex(str(RELEASED["key"]))
-PUBLIC_KEY = Ed25519PrivateKey.from_private_bytes(SECRET).public_key().public_bytes_raw().hex()
-KMS_KEY: bytes = PrivateKey(SECRET).public_key.format()
-KEYSET = Keyset(None, 1_900_000_000, (PublicKey("receipt-1", ED25519, PUBLIC_KEY),), ())
-HONEST: dict[str, Any] = {
-    "provider": "dstack-kms",
-    "keys": [
-        {
-            "role": "receipt",
-            "path": PATH,
-            "purpose": PURPOSE,
-            "algo": ED25519,
-            "public_key": PUBLIC_KEY,
-            "kms_public_key": KMS_KEY.hex(),
-            "signature_chain": RELEASED["signature_chain"],
-            "direct_signature_chain": KMS.app_keys(APP_ID).release(PATH, PURPOSE, ED25519)["signature_chain"],
-        }
-    ],
-}
+
+
+def released_to(app_id: bytes) -> dict[str, Any]:
+    """`key_custody` of the receipt key that the KMS gives to this app (wire contract 7.3)."""
+    keys = KMS.app_keys(app_id)
+    released = keys.release(PATH, PURPOSE)
+    secret = bytes.fromhex(str(released["key"]))
+    entry = {
+        "role": "receipt",
+        "path": PATH,
+        "purpose": PURPOSE,
+        "algo": ED25519,
+        "public_key": Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw().hex(),
+        "kms_public_key": PrivateKey(secret).public_key.format().hex(),
+        "signature_chain": released["signature_chain"],
+        "direct_signature_chain": keys.release(PATH, PURPOSE, ED25519)["signature_chain"],
+    }
+    return {"provider": "dstack-kms", "keys": [entry]}
+
+
+def keyset_of(custody: dict[str, Any]) -> Keyset:
+    """The keyset with the one key of an honest custody."""
+    return Keyset(None, 1_900_000_000, (PublicKey("receipt-1", ED25519, custody["keys"][0]["public_key"]),), ())
+
+
+HONEST = released_to(APP_ID)
+KEYSET, KMS_KEY = keyset_of(HONEST), HONEST["keys"][0]["kms_public_key"]
 TEXT = json.dumps(HONEST).encode()
 
 
@@ -64,7 +71,7 @@ def judge(custody: object) -> None:
     if custody == HONEST and any(check.status is not Status.PASS for check in shown):
         raise AssertionError("the honest custody was not accepted")
     if shown[0].status is Status.PASS and any(
-        compressed(entry["kms_public_key"]) != KMS_KEY
+        compressed(entry["kms_public_key"]).hex() != KMS_KEY
         for entry in custody["keys"]  # type: ignore[index]  # it was read as such a document
         if entry["role"] == "receipt"
     ):
