@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from confide.evidence.piece import Piece, PieceError, certificates_of, describe, recognise, root_der, verify_piece
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.result import Verdict, Verification
+from confide.evidence.snp_chain import split_certificates
 from confide.simulator.gpu import SimulatedGpu, gpu_payload
 from confide.simulator.snp import SimulatedSnpPlatform
 from confide.simulator.tdx import SimulatedTdxPlatform
@@ -26,6 +27,7 @@ ANCHORS = Anchors.of().with_simulated(PLATFORM.root_der).pinning(CHIP.root_der).
 
 QUOTE, REPORT = PLATFORM.quote(DATA), CHIP.report(DATA)
 ENVELOPE = CHIP.dstack_envelope(DATA, b'{"version":3}')
+CERTIFIED = CHIP.dstack_envelope(DATA, b'{"version":3}', (CHIP.vcek_der, *split_certificates(CHIP.chain_der)))
 COLLATERAL = PLATFORM.collateral(NOW)
 PAYLOAD = json.loads(gpu_payload([GPU], NONCE))
 
@@ -50,6 +52,7 @@ FORMS = (
     Form(REPORT, CERTIFICATES),
     Form(REPORT.hex().encode(), CERTIFICATES),
     Form(ENVELOPE, CERTIFICATES),
+    Form(CERTIFIED),
     Form(json.dumps([entry | {"nonce": NONCE.hex()} for entry in PAYLOAD["evidence_list"]]).encode()),
     *(Form(json.dumps(document).encode()) for document in DOCUMENTS),
 )

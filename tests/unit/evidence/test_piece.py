@@ -21,6 +21,7 @@ from confide.evidence.piece import (
 )
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.result import Status, Verdict, Verification
+from confide.evidence.snp_chain import split_certificates
 from confide.simulator.gpu import gpu_payload
 from confide.simulator.tdx import SimulatedTdxPlatform
 from gpu_builders import NONCE, gpus, pinned
@@ -87,6 +88,14 @@ def test_a_report_is_recognised_with_and_without_its_certificates() -> None:
     result = verified(recognise(report), anchors)
     assert {check.name: check.status for check in result.checks}["snp.chain"] is Status.SKIP
     assert describe(recognise(report))["report_data"] == DATA.hex()
+
+
+@pytest.mark.parametrize("serial_zero", [True, False])
+def test_certificates_in_an_envelope_may_be_der(serial_zero: bool) -> None:
+    machine = platform(serial_zero=serial_zero)
+    certificates = (machine.vcek_der, *split_certificates(machine.chain_der))
+    envelope = recognise(machine.dstack_envelope(DATA, b'{"version":3}', certificates))
+    assert verified(envelope, Anchors.default().pinning(machine.root_der)).ok
 
 
 def test_a_payload_that_is_compared_with_its_own_nonce_shows_nothing_of_when() -> None:
@@ -209,7 +218,9 @@ def test_roots_and_certificates_are_read_in_both_encodings(tdx: SimulatedTdxPlat
             root_der(content)
     assert certificates_of(None) == (None, None)
     alone, rest = certificates_of(tdx.root_der)
-    assert alone == tdx.root_pem.encode()
+    assert alone == tdx.root_der
     assert rest is None
-    with pytest.raises(PieceError, match="as PEM"):
-        certificates_of(b"{}")
+    assert certificates_of(machine.vcek_der + machine.chain_der) == (machine.vcek_der, machine.chain_der)
+    for content in (b"{}", b""):
+        with pytest.raises(PieceError, match="as PEM"):
+            certificates_of(content)
