@@ -7,9 +7,10 @@ import sys
 from contextlib import suppress
 
 import httpx2
+import msgspec
 
 from confide.collateral.bundle import bundle_of, read_bundle, write_bundle
-from confide.collateral.cache import Kept, MemoryCache
+from confide.collateral.cache import Kept, MemoryCache, read_entry
 from confide.collateral.fetch import Fetcher
 from confide.collateral.jwks import NrasKeySource
 from confide.collateral.kds import SnpCollateral, SnpCollateralSource
@@ -34,12 +35,15 @@ TEXT = json.dumps(MEMBERS)
 ANCHORS = Anchors.of().with_simulated(PLATFORM.root_der)
 FACTS = verify_tdx(QUOTE.trimmed, collateral=TEXT, anchors=ANCHORS, policy=TdxPolicy(), now=NOW).facts
 SNP = SnpCollateral(product=Product.MILAN, vcek=CHIP.vcek_pem, cert_chain=CHIP.chain_pem, crl=CHIP.crl(NOW).hex())
+ENTRY = msgspec.json.encode(Kept(name="tdx", source="https://x", fetched_at=NOW, content="{}"))
 BUNDLE = write_bundle(bundle_of(created_at=NOW, tdx=(TdxCollateral.parse(TEXT),), snp=(SNP,), nras_response=b"[]"))
 
 
 def fuzz_one(data: bytes) -> None:
-    """One input: as every answer, and as a change to collateral and to a bundle."""
+    """One input: as every answer, and as a change to collateral, an entry of the cache, and a bundle."""
     answered(data)
+    for text in (data, patched(ENTRY, data)):
+        entry(text)
     for text in (data, patched(TEXT.encode(), data)):
         collateral(text)
     for text in (data, patched(BUNDLE, data)):
@@ -74,6 +78,13 @@ def collateral(text: bytes) -> None:
         result = verify_tdx(QUOTE.trimmed, collateral=given, anchors=ANCHORS, policy=TdxPolicy(), now=NOW)
         if not result.rejected and result.facts != FACTS:
             raise AssertionError("changed collateral was accepted, and the quote says something else")
+
+
+def entry(data: bytes) -> None:
+    """A file of the cache holds the entry that it is named after, or none."""
+    kept = read_entry(data, "tdx")
+    if kept is not None and kept.name != "tdx":
+        raise AssertionError("an entry was read under another's name")
 
 
 def bundle(data: bytes) -> None:
