@@ -80,7 +80,7 @@ def done(work: Coroutine[object, object, T]) -> T:
 
 
 def fuzz_one(data: bytes) -> None:
-    """One input: its first byte says which method is answered, and whether with the others or with a change by them."""
+    """One input: its first byte says which method is answered, and what the others are to that answer."""
     method = METHODS[data[0] % len(METHODS)] if data else METHODS[0]
     if not stated_error(data).isprintable():
         raise AssertionError("an error of the agent's is not fit for a log")
