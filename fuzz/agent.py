@@ -40,14 +40,30 @@ LOOP = asyncio.new_event_loop()
 T = TypeVar("T")
 
 
+Answer = Callable[[dict[str, object]], httpx2.Response]
+
+
 def written(members: dict[str, object]) -> bytes:
     return json.dumps(members).encode()
+
+
+async def one_part(content: bytes) -> AsyncIterator[bytes]:
+    """A body that comes over a wire, unlike bytes that are there at once."""
+    yield content
+
+
+def saying(content: bytes) -> httpx2.Response:
+    return httpx2.Response(200, content=one_part(content))
+
+
+def honestly(members: dict[str, object]) -> httpx2.Response:
+    return saying(written(members))
 
 
 class AnsweringAgent(GuestAgent):
     """The client with an agent behind it that answers one method in its own way, and honestly otherwise."""
 
-    def __init__(self, method: str = "", answer: Callable[[dict[str, object]], bytes] = written) -> None:
+    def __init__(self, method: str = "", answer: Answer = honestly) -> None:
         """`answer`: the honest members to what is sent in their place."""
         super().__init__(Endpoint("http://localhost"))
         self._method, self._answer = method, answer
@@ -58,14 +74,7 @@ class AnsweringAgent(GuestAgent):
     def _respond(self, request: httpx2.Request) -> httpx2.Response:
         method = request.url.path
         honest = released(request.content) if method == "/GetKey" else HONEST[method]
-        return httpx2.Response(
-            200, content=one_part(self._answer(honest) if method == self._method else written(honest))
-        )
-
-
-async def one_part(content: bytes) -> AsyncIterator[bytes]:
-    """A body that comes over a wire, unlike bytes that are there at once."""
-    yield content
+        return self._answer(honest) if method == self._method else honestly(honest)
 
 
 def released(asked: bytes) -> dict[str, object]:
@@ -87,12 +96,13 @@ def fuzz_one(data: bytes) -> None:
     for text in (data.decode("latin-1"), patched(TCB_INFO, data).decode("latin-1")):
         with suppress(ValueError):
             app_compose_of({"tcb_info": text})
-    answers: tuple[Callable[[dict[str, object]], bytes], ...] = (
-        lambda _: data[1:],
-        lambda honest: patched(written(honest), data[1:]),
-        lambda honest: written(changed(honest, iter(data[1:]))),
+    answers: tuple[Answer, ...] = (
+        lambda _: saying(data[1:]),
+        lambda honest: saying(patched(written(honest), data[1:])),
+        lambda honest: honestly(changed(honest, iter(data[1:]))),
+        lambda _: httpx2.Response(302, content=one_part(b""), headers=[(b"location", data[1:])]),
     )
-    agent = AnsweringAgent(method, answers[data[0] // len(METHODS) % len(answers)] if data else written)
+    agent = AnsweringAgent(method, answers[data[0] // len(METHODS) % len(answers)] if data else honestly)
     serve(agent)
     with suppress(AgentFailed):
         done(agent.version())

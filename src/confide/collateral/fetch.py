@@ -69,7 +69,7 @@ class Fetcher:
         try:
             for _ in range(1 + MAX_REDIRECTS):
                 self._require_in_time(until, what, start.host)
-                response = self._opened(target)
+                response = self._opened(target, what)
                 try:
                     self._require_in_time(until, what, start.host)
                     if not response.has_redirect_location:
@@ -86,7 +86,7 @@ class Fetcher:
         if self.clock() > until:
             raise Unavailable(f"{what}: {host} takes longer than {self.whole_s:g} s")
 
-    def _opened(self, url: httpx2.URL) -> httpx2.Response:
+    def _opened(self, url: httpx2.URL, what: str) -> httpx2.Response:
         silence = {"connect": CONNECT_S, "read": self.silence_s, "write": self.silence_s, "pool": CONNECT_S}
         request = httpx2.Request(
             "GET",
@@ -94,7 +94,10 @@ class Fetcher:
             headers={"accept-encoding": "identity", "user-agent": "confide"},
             extensions={"timeout": silence},
         )
-        return self.http.send(request, stream=True, follow_redirects=False, auth=None)
+        try:
+            return self.http.send(request, stream=True, follow_redirects=False, auth=None)
+        except ValueError as error:  # httpx2 reads where a redirect points even where it must not follow it
+            raise nowhere(what, url) from error
 
     def _whole(self, response: httpx2.Response, what: str, limit: int, until: float) -> Answer:
         host = response.url.host
@@ -124,13 +127,17 @@ def within(start: httpx2.URL, response: httpx2.Response, what: str) -> httpx2.UR
     try:
         target = response.url.join(response.headers["location"])
     except httpx2.InvalidURL as error:
-        raise Unavailable(f"{what}: {start.host} redirects to an address that is none") from error
+        raise nowhere(what, start) from error
     if (target.scheme, target.host, target.port) != (start.scheme, start.host, start.port):
         raise Unavailable(
             f"{what}: {start.host} redirects to {quoted(target.host)}, and other hosts are not followed",
             remedy="Set the address to that one if you trust it.",
         )
     return target
+
+
+def nowhere(what: str, start: httpx2.URL) -> Unavailable:
+    return Unavailable(f"{what}: {start.host} redirects to an address that is none")
 
 
 def retry_after(response: httpx2.Response) -> int:
