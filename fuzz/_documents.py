@@ -131,7 +131,7 @@ def read(raw: bytes) -> dict[str, Any] | None:
         return None
     if document != json.loads(raw):
         raise AssertionError("another document was read")
-    json.dumps(document, ensure_ascii=False).encode()  # no lone surrogate comes through
+    json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # neither half a surrogate pair nor infinity
     if deepest(document) > MAX_DEPTH:
         raise AssertionError("nesting beyond the limit was let through")
     try:

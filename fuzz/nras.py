@@ -2,9 +2,11 @@
 
 import json
 import sys
+from base64 import b64encode
 
 from confide.evidence.nras import NrasError, parse_answer, verify_nras
 from confide.evidence.nras_keys import KeySetError, read_key_set
+from confide.evidence.quote import read_chain
 from confide.simulator.gpu import SimulatedGpu, gpu_payload
 from confide.simulator.nras import SimulatedNras
 from fuzz._documents import changed
@@ -13,12 +15,15 @@ NOW = 1_800_000_000
 NONCE = bytes(range(32))
 SERVICE = SimulatedNras(bytes(32))
 KEYS = read_key_set(SERVICE.jwks(), simulated=True)
+LEAF = read_chain(SimulatedGpu(bytes(32)).chain_pem.encode())[0]  # a certificate of a key on P-384
 ANSWER = SERVICE.attest(gpu_payload([SimulatedGpu(bytes(32))], NONCE), now=NOW)
 HONEST = parse_answer(ANSWER)
 
 
 def fuzz_one(data: bytes) -> None:
-    """One input: as an answer, as a key set, as a change to the honest text, and as changes to its documents."""
+    """One input: as an answer, as a key set, as a change to the honest text, and as changes to its
+    documents and to the certificate of a key.
+    """
     judge(data)
     key_set(data)
     judge(patched(ANSWER.encode(), data))
@@ -26,6 +31,9 @@ def fuzz_one(data: bytes) -> None:
     altered = changed({"main": main, "tokens": tokens}, iter(data))
     judge(json.dumps([altered.get("main"), altered.get("tokens")]).encode())
     key_set(json.dumps(changed(json.loads(SERVICE.jwks()), iter(data))).encode())
+    key_set(
+        json.dumps({"keys": [{"kty": "EC", "kid": "a", "x5c": [b64encode(patched(LEAF, data)).decode()]}]}).encode()
+    )
 
 
 def patched(honest: bytes, data: bytes) -> bytes:

@@ -10,6 +10,7 @@ from confide.evidence.quote import QuoteError, TdxQuote, parse_quote
 from confide.evidence.result import Status
 from confide.evidence.tdx import verify_tdx
 from confide.simulator.tdx import QuoteForm, SimulatedTdxPlatform
+from fuzz._bytes import patched
 
 NOW = 1_800_000_000
 SEED = b"\x11" * 32
@@ -28,12 +29,6 @@ def fuzz_one(data: bytes) -> None:
     parse(changed)
     verify(changed, honest)
     verify(data, honest)
-
-
-def patched(honest: bytes, choices: bytes) -> bytes:
-    """The honest quote with bytes replaced at the place that the first three name: offset, and how many go."""
-    offset, removed = int.from_bytes(choices[:2], "little") % (len(honest) + 1), choices[2] if len(choices) > 2 else 0
-    return honest[:offset] + choices[3:] + honest[offset + removed :]
 
 
 def parse(raw: bytes) -> None:

@@ -8,6 +8,7 @@ from confide.evidence.nvidia import verify_gpu_payload
 from confide.evidence.policy import Anchors, GpuPolicy
 from confide.evidence.spdm import SpdmError, parse_report
 from confide.simulator.gpu import SimulatedGpu
+from fuzz._bytes import patched
 
 NOW = 1_800_000_000
 NONCE = bytes(range(32))
@@ -19,17 +20,11 @@ ANCHORS = Anchors.of().with_simulated(DEVICE.root_der)
 def fuzz_one(data: bytes) -> None:
     """One input: as a report, as a change to an honest one, and as a payload."""
     parse(data)
-    changed = patched(data)
+    changed = patched(REPORT, data)
     parse(changed)
     encoded = base64.b64encode(changed).decode()
     holds(json.dumps({"nonce": NONCE.hex(), "evidence_list": [{**ENTRY, "evidence": encoded}]}), changed == REPORT)
     holds(data, False)
-
-
-def patched(data: bytes) -> bytes:
-    """The honest report with bytes replaced at the place that the first three name: offset, and how many go."""
-    offset, removed = int.from_bytes(data[:2], "little") % (len(REPORT) + 1), data[2] if len(data) > 2 else 0
-    return REPORT[:offset] + data[3:] + REPORT[offset + removed :]
 
 
 def parse(raw: bytes) -> None:

@@ -472,6 +472,14 @@ async def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
     assert "307" in str(refused.error)
 
 
+async def test_a_redirect_to_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
+    nowhere = response(b"", b"Location: //:1", status=b"307 Temporary Redirect")
+    async with hostile([nowhere]) as (url, _):
+        refused = await ask(url, tmp_path, *SIGNATURE_PROOF, "--model", "m")
+    assert refused.status == 1
+    assert "redirect" in str(refused.error)
+
+
 async def test_a_compressed_answer_is_refused(tmp_path: Path) -> None:
     async with hostile([response(CHAT, JSON, b"Content-Encoding: gzip")]) as (url, service):
         refused = await ask(url, tmp_path, *SIGNATURE_PROOF, "--no-stream", "--model", "m")

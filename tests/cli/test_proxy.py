@@ -315,11 +315,10 @@ async def test_a_service_that_is_not_verified_gets_no_prompt(service: AttestedSe
     assert service.prompts == []
 
 
-async def test_a_redirect_is_not_passed_on(service: AttestedService, proxy: Proxied) -> None:
+@pytest.mark.parametrize("location", ["http://127.0.0.1:1/v1/chat/completions", "//:1"])
+async def test_a_redirect_is_not_passed_on(service: AttestedService, proxy: Proxied, location: str) -> None:
     """An SDK would follow it, with key and prompt, past the proxy."""
-    service.alter["answer"] = lambda reply, _: reply.but(
-        status=307, location="http://127.0.0.1:1/v1/chat/completions", x_receipt_id=None
-    )
+    service.alter["answer"] = lambda reply, _: reply.but(status=307, location=location, x_receipt_id=None)
     refused = await proxy.ask()
     assert refused.status_code == 502
     assert "location" not in refused.headers

@@ -157,7 +157,7 @@ class GuestAgent:
                 return await exchanged(client, method, members)
         except TimeoutError as error:
             raise AgentFailed(method, f"no answer within {deadline_s:g} s", temporary=True) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # ValueError: a redirect to nowhere
             reason = f"{type(error).__name__}: {one_line(str(error))}"
             raise AgentFailed(method, reason, temporary=True) from error
 

@@ -195,7 +195,7 @@ def from_url(url: str, nonce: bytes, *, deadline_s: float = DEADLINE_S) -> str:
                     raise GpuFailed(f"more than {MAX_PAYLOAD_BYTES} bytes")
                 if time.monotonic() > until_s:
                     raise GpuFailed(f"the URL took longer than {deadline_s:g} s", temporary=True)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # ValueError: a redirect to nowhere
         raise GpuFailed(f"the URL cannot be read: {type(error).__name__}", temporary=True) from error
     return decoded(bytes(body))
 

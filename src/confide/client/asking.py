@@ -213,6 +213,11 @@ class Service:
                     response = opened.enter_context(stream)
                 except OSError as error:  # a verifying client makes its connections when it needs them
                     raise no_connection(error) from error
+                except ValueError as error:  # httpx2 reads where a redirect points even where it is not to follow it
+                    raise ServiceRefused(
+                        f"the service answered {what} with a redirect to an address that is none",
+                        remedy="Check --base-url.",
+                    ) from error
                 if response.status_code != 200:
                     raise refusal(response, what)
                 if response.headers.get("content-encoding", "identity").lower() != "identity":

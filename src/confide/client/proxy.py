@@ -227,6 +227,8 @@ class Proxy:
             raise Unproven(failure) from failure
         except (httpx2.TransportError, OSError) as error:
             raise unreachable(error) from error
+        except ValueError as error:  # httpx2 reads where a redirect points even where it is not to follow it
+            raise redirected() from error
         try:
             await self._pass_on(response, reply)
         finally:
@@ -235,7 +237,7 @@ class Proxy:
     async def _pass_on(self, response: httpx2.Response, reply: Reply) -> None:
         """The answer as it comes; one that was buffered is proven by now."""
         if response.has_redirect_location:
-            raise UpstreamFailed("the service answered with a redirect, which would lead around this proxy")
+            raise redirected()
         proof = response.extensions.get("confide.proof")
         await reply.start(response.status_code, answer_headers(response, proof))
         is_stream = is_event_stream(response)
@@ -333,3 +335,7 @@ def answer_headers(response: httpx2.Response, proof: Proof | None) -> list[Heade
 def unreachable(error: Exception) -> UpstreamFailed:
     """The service said nothing, or not all; the next request may find it again."""
     return UpstreamFailed(f"the service cannot be reached, or broke off: {type(error).__name__}")
+
+
+def redirected() -> UpstreamFailed:
+    return UpstreamFailed("the service answered with a redirect, which would lead around this proxy")

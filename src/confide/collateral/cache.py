@@ -74,14 +74,9 @@ class FileCache:
     def get(self, name: str) -> Kept | None:
         """The entry, or None. Costs one small file."""
         try:
-            data = read_private(self._path(name))
+            return read_entry(read_private(self._path(name)), name)
         except OSError:
             return None
-        try:
-            kept = msgspec.json.decode(data, type=Kept)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return None
-        return kept if (kept.name, kept.version) == (name, VERSION) else None
 
     def put(self, kept: Kept) -> None:
         """Keep it. On a full disk, or in a directory that cannot be written, it is fetched again next time."""
@@ -105,6 +100,15 @@ class FileCache:
         by_age = sorted(files, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
         for entry in by_age[: len(files) - MAX_ENTRIES]:
             os.unlink(entry.path)
+
+
+def read_entry(data: bytes, name: str) -> Kept | None:
+    """The entry of this name in a file's bytes, None where they hold another or none."""
+    try:
+        kept = msgspec.json.decode(data, type=Kept)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return kept if (kept.name, kept.version) == (name, VERSION) else None
 
 
 def read_private(path: Path) -> bytes:

@@ -87,7 +87,7 @@ class Fetcher:
         host = request.url.host
         self._require_in_time(until, what, host)
         try:
-            response = self._opened(request)
+            response = self._opened(request, what)
             try:
                 self._require_in_time(until, what, host)
                 return response if response.has_redirect_location else self._whole(response, what, limit, until)
@@ -101,7 +101,7 @@ class Fetcher:
         if self.clock() > until:
             raise Unavailable(f"{what}: {host} takes longer than {self.whole_s:g} s")
 
-    def _opened(self, request: httpx2.Request) -> httpx2.Response:
+    def _opened(self, request: httpx2.Request, what: str) -> httpx2.Response:
         request.headers.update({"accept-encoding": "identity", "user-agent": "confide"})
         request.extensions["timeout"] = {
             "connect": CONNECT_S,
@@ -109,7 +109,10 @@ class Fetcher:
             "write": self.silence_s,
             "pool": CONNECT_S,
         }
-        return self.http.send(request, stream=True, follow_redirects=False, auth=None)
+        try:
+            return self.http.send(request, stream=True, follow_redirects=False, auth=None)
+        except ValueError as error:  # httpx2 reads where a redirect points even where it must not follow it
+            raise nowhere(what, request.url) from error
 
     def _whole(self, response: httpx2.Response, what: str, limit: int, until: float) -> Answer:
         host = response.url.host
@@ -139,13 +142,17 @@ def within(start: httpx2.URL, response: httpx2.Response, what: str) -> httpx2.UR
     try:
         target = response.url.join(response.headers["location"])
     except httpx2.InvalidURL as error:
-        raise Unavailable(f"{what}: {start.host} redirects to an address that is none") from error
+        raise nowhere(what, start) from error
     if (target.scheme, target.host, target.port) != (start.scheme, start.host, start.port):
         raise Unavailable(
             f"{what}: {start.host} redirects to {quoted(target.host)}, and other hosts are not followed",
             remedy="Set the address to that one if you trust it.",
         )
     return target
+
+
+def nowhere(what: str, start: httpx2.URL) -> Unavailable:
+    return Unavailable(f"{what}: {start.host} redirects to an address that is none")
 
 
 def retry_after(response: httpx2.Response) -> int:

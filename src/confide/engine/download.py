@@ -183,7 +183,10 @@ def follow(
     """
     start, secrets = url, dict(private or {})
     for _ in range(MAX_REDIRECTS + 1):
-        response = http.send(http.build_request("GET", url, headers={**headers, **secrets}), stream=True)
+        try:
+            response = http.send(http.build_request("GET", url, headers={**headers, **secrets}), stream=True)
+        except ValueError as error:  # httpx2 reads where a redirect points even where it is not to follow it
+            raise nowhere(start) from error
         with contextlib.closing(response):
             if is_final(response):
                 yield response
@@ -199,10 +202,14 @@ def next_url(response: httpx2.Response, start: httpx2.URL) -> httpx2.URL:
     try:
         url = response.url.join(response.headers["Location"])
     except httpx2.InvalidURL as error:
-        raise CannotTell(f"{start.host}: redirects to an address that is none") from error
+        raise nowhere(start) from error
     if url.scheme != "https" and (url.scheme, start.scheme) != ("http", "http"):
         raise CannotTell(f"{start.host}: redirects to a {url.scheme} address, expected https")
     return url
+
+
+def nowhere(start: httpx2.URL) -> CannotTell:
+    return CannotTell(f"{start.host}: redirects to an address that is none")
 
 
 def origin(url: httpx2.URL) -> tuple[str, str, int]:

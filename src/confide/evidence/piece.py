@@ -21,6 +21,7 @@ from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.quote import TD_REPORT_15, QuoteError, parse_quote
 from confide.evidence.result import Status, Verification, passed, quoted, skipped
 from confide.evidence.snp import verify_snp
+from confide.evidence.snp_chain import split_certificates
 from confide.evidence.snp_dstack import HEAD, EnvelopeError, split_envelope
 from confide.evidence.snp_report import REPORT_BYTES, SnpReportError, parse_snp_report
 from confide.evidence.spdm import SpdmError, parse_report
@@ -222,23 +223,27 @@ def root_der(content: bytes) -> bytes:
         if CERTIFICATE not in content:
             return x509.load_der_x509_certificate(content).public_bytes(Encoding.DER)
         certificates = x509.load_pem_x509_certificates(content)
+        # A name is parsed when it is asked for, and may only then turn out to be none.
+        roots = [certificate for certificate in certificates if certificate.issuer == certificate.subject]
     except UNREADABLE as error:
         raise PieceError("not a certificate, PEM or DER") from error
-    roots = [certificate for certificate in certificates if certificate.issuer == certificate.subject]
     return (roots or certificates)[0].public_bytes(Encoding.DER)
 
 
 def certificates_of(given: bytes | None) -> tuple[bytes | None, bytes | None]:
-    """The first certificate, and the rest, as PEM. Raises PieceError."""
+    """The first certificate, and the rest, in the encoding that they came in. Raises PieceError."""
     if given is None:
         return None, None
     if CERTIFICATE in given:
         blocks = [CERTIFICATE + part for part in given.split(CERTIFICATE)[1:]]
         return blocks[0], b"".join(blocks[1:]) or None
     try:
-        return x509.load_der_x509_certificate(given).public_bytes(Encoding.PEM), None
-    except UNREADABLE as error:
-        raise PieceError("the collateral of an SNP report is its certificates, as PEM: VCEK, ASK, ARK") from error
+        first, *rest = split_certificates(given)
+    except ValueError as error:  # SnpChainError, and where there is none at all
+        raise PieceError(
+            "the collateral of an SNP report is its certificates, as PEM or DER: VCEK, ASK, ARK"
+        ) from error
+    return first, b"".join(rest) or None
 
 
 def describe(piece: Piece) -> dict[str, object]:

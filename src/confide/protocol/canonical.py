@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection
 from typing import Any, NoReturn, TypeVar
@@ -96,12 +97,14 @@ def parse_json(raw: bytes, *, what: str, most_bytes: int = MAX_DOCUMENT_BYTES) -
     """The JSON value in `raw`, at most `most_bytes` of UTF-8. `what` names it in messages.
 
     Raises DocumentError; also for what two readers may take for two documents or one of them cannot hold: a member name
-    that stands twice in one object, half of a surrogate pair, nesting deeper than 100.
+    that stands twice in one object, half of a surrogate pair, a number that reads as infinity, nesting deeper than 100.
     """
     if len(raw) > most_bytes:
         raise DocumentError(f"{what} is larger than {most_bytes} bytes")
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=without_duplicates, parse_constant=refuse_constant)
+        value = json.loads(
+            raw.decode(), object_pairs_hook=without_duplicates, parse_constant=refuse_constant, parse_float=finite
+        )
     except DocumentError as error:
         raise DocumentError(f"{what}: {error}") from None
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError too; their texts quote the document
@@ -136,6 +139,14 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse_constant(_: str) -> NoReturn:
     raise DocumentError("NaN and Infinity are not JSON")
+
+
+def finite(digits: str) -> float:
+    """A number that can be written again, which infinity cannot. Raises DocumentError."""
+    number = float(digits)
+    if math.isinf(number):
+        raise DocumentError("a number is beyond what can be read")
+    return number
 
 
 def typed(document: object, kind: type[T], *, what: str) -> T:

@@ -5,6 +5,7 @@ the root is the same bytes in every process; every subject says that it is not A
 """
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -211,14 +212,15 @@ class SimulatedSnpPlatform:
             offset += len(encoded)
         return entries + bytes(TABLE_ENTRY_BYTES) + b"".join(certificates.values())
 
-    def dstack_envelope(self, report_data: bytes, document: bytes) -> bytes:
-        """A report bound to a configuration document of at most 16383 bytes, in dstack's V0 envelope.
+    def dstack_envelope(self, report_data: bytes, document: bytes, certificates: Sequence[bytes] = ()) -> bytes:
+        """A report bound to a configuration document, in dstack's V0 envelope; each part has at most 16383 bytes.
 
         Behind the document: no events, the report data, no VM configuration.
         """
         report = self.report(report_data, host_data(document))
+        listed = compact(len(certificates)) + b"".join(compact(len(each)) + each for each in certificates)
         rest = compact(0) + report_data + compact(0)
-        return bytes((0, 3)) + compact(len(report)) + report + compact(0) + compact(len(document)) + document + rest
+        return bytes((0, 3)) + compact(len(report)) + report + listed + compact(len(document)) + document + rest
 
     # What it is made of.
 

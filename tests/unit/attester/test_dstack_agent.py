@@ -107,6 +107,15 @@ async def test_a_refusal_without_a_reason(board: Switchboard, body: bytes) -> No
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("location", "reason"), [("http://localhost/other", "status 302"), ("//:1", "ValueError")])
+async def test_a_redirect_is_not_followed_wherever_it_leads(
+    board: Switchboard, method: Any, location: str, reason: str
+) -> None:
+    agent = agent_at(board, always(Response(b"", 302, headers={"location": location})))
+    assert reason in str(await failure(agent, method))
+
+
+@pytest.mark.parametrize("method", METHODS)
 async def test_a_slow_agent_is_not_waited_for(board: Switchboard, method: Any) -> None:
     app = always(Response("{}"), after_s=0.5)
     agent = agent_at(board, app, deadline_s=0.05, quote_deadline_s=0.05)

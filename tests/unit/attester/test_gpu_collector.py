@@ -267,6 +267,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("location", "/gpu/" + NONCE.hex())
             self.end_headers()
+        elif self.path == "/nowhere":
+            self.send_response(302)
+            self.send_header("location", "//:1")
+            self.end_headers()
         elif self.path == "/much":
             self.answer(200, b"x" * (1024 * 1024 + 1))
         else:
@@ -297,8 +301,9 @@ def test_a_url_is_asked_for_the_nonce(url: str) -> None:
     for path, reason in (("/none", "404"), ("/moved", "302"), ("/much", "more than 1048576")):
         with pytest.raises(GpuFailed, match=reason):
             from_url(url + path, NONCE)
-    with pytest.raises(GpuFailed, match="cannot be read"):
-        from_url("http://127.0.0.1:1/${nonce}", NONCE)
+    for address in ("http://127.0.0.1:1/${nonce}", url + "/nowhere"):
+        with pytest.raises(GpuFailed, match="cannot be read"):
+            from_url(address, NONCE)
 
 
 def test_a_file_is_the_one_of_the_nonce(tmp_path: Path) -> None:

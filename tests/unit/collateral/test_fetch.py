@@ -44,6 +44,7 @@ def test_it_asks_plainly_and_sends_nothing_of_ours() -> None:
         ("https://vendor.example.elsewhere.example/", False),
         ("file:///etc/passwd", False),
         ("http://[", False),
+        ("//:1", False),
     ],
 )
 def test_a_redirect_stays_within_the_origin(location: str, is_followed: bool) -> None:

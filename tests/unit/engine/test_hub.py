@@ -201,6 +201,12 @@ def test_redirects_are_bounded(hub: Hub) -> None:
     assert len(hub.storage.seen) == 5
 
 
+def test_a_redirect_to_an_address_that_is_none_is_refused(hub: Hub) -> None:
+    hub.redirect_to("//:1")
+    with pytest.raises(CannotTell, match="redirects to an address that is none"):
+        hub.pull()
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
 def test_redirects_to_other_schemes_are_refused(hub: Hub, target: str) -> None:
     hub.redirect_to(target)

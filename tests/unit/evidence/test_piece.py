@@ -22,6 +22,7 @@ from confide.evidence.piece import (
 )
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
 from confide.evidence.result import Status, Verdict, Verification
+from confide.evidence.snp_chain import split_certificates
 from confide.simulator.gpu import gpu_payload
 from confide.simulator.tdx import SimulatedTdxPlatform
 from gpu_builders import NONCE, gpus, pinned
@@ -88,6 +89,14 @@ def test_a_report_is_recognised_with_and_without_its_certificates() -> None:
     result = verified(recognise(report), anchors)
     assert {check.name: check.status for check in result.checks}["snp.chain"] is Status.SKIP
     assert describe(recognise(report))["report_data"] == DATA.hex()
+
+
+@pytest.mark.parametrize("serial_zero", [True, False])
+def test_certificates_in_an_envelope_may_be_der(serial_zero: bool) -> None:
+    machine = platform(serial_zero=serial_zero)
+    certificates = (machine.vcek_der, *split_certificates(machine.chain_der))
+    envelope = recognise(machine.dstack_envelope(DATA, b'{"version":3}', certificates))
+    assert verified(envelope, Anchors.default().pinning(machine.root_der)).ok
 
 
 def test_a_payload_that_is_compared_with_its_own_nonce_shows_nothing_of_when() -> None:
@@ -194,6 +203,13 @@ def test_a_chain_of_something_else_than_certificates_is_shown_as_that() -> None:
     assert named(b"no certificate") == "not a certificate"
 
 
+def test_a_root_whose_name_is_no_text_is_no_certificate(tdx: SimulatedTdxPlatform) -> None:
+    der = tdx.root_der.replace(b"Simulated SGX", b"\xff" * 13)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"
+    with pytest.raises(PieceError, match="certificate"):
+        root_der(pem)
+
+
 def test_roots_and_certificates_are_read_in_both_encodings(tdx: SimulatedTdxPlatform) -> None:
     machine = platform()
     assert root_der(tdx.root_der) == root_der(tdx.root_pem.encode()) == tdx.root_der
@@ -203,10 +219,12 @@ def test_roots_and_certificates_are_read_in_both_encodings(tdx: SimulatedTdxPlat
             root_der(content)
     assert certificates_of(None) == (None, None)
     alone, rest = certificates_of(tdx.root_der)
-    assert alone == tdx.root_pem.encode()
+    assert alone == tdx.root_der
     assert rest is None
-    with pytest.raises(PieceError, match="as PEM"):
-        certificates_of(b"{}")
+    assert certificates_of(machine.vcek_der + machine.chain_der) == (machine.vcek_der, machine.chain_der)
+    for content in (b"{}", b""):
+        with pytest.raises(PieceError, match="as PEM"):
+            certificates_of(content)
 
 
 @pytest.mark.parametrize(("text", "expected"), [(None, None), (7, None), ("", b""), ("0aFF", b"\x0a\xff"), ("0", b"")])

@@ -136,6 +136,11 @@ def test_what_is_no_object_is_refused(raw: bytes) -> None:
     assert unread(raw) == "the paper is not a JSON object"
 
 
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1" + b"0" * 400 + b".0"])
+def test_a_number_that_reads_as_infinity_is_refused(number: bytes) -> None:
+    assert unread(b'{"a":[%b]}' % number) == "the paper: a number is beyond what can be read"
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity"])
 def test_numbers_that_json_has_not_are_refused(number: bytes) -> None:
     assert unread(b'{"a":%b}' % number) == "the paper: NaN and Infinity are not JSON"
