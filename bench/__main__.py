@@ -35,6 +35,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--within", type=float, default=3600.0, metavar="S", help="stop --million after so many seconds")
     parser.add_argument("--quick", action="store_true", help="as little as shows that all works; no figure to quote")
+    parser.add_argument("--rounds", type=int, help="so many rounds; the median is taken over them")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser.parse_args(arguments)
 
@@ -62,6 +63,7 @@ def main() -> int:
     began_on = report.machine()
     try:
         size = replace(QUICK if asked.quick else FULL, within_s=asked.within)
+        size = replace(size, rounds=asked.rounds or size.rounds)
         figures, skipped = measure(asked.only or list(BENCHES), size)
     except BenchFailed as error:
         sys.stderr.write(f"bench: {error}\n")

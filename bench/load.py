@@ -75,6 +75,8 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> Answer:
         """Send one request and wait for its whole answer. Raises BenchFailed when the connection ends before."""
+        if self._transport.is_closing():
+            raise BenchFailed("the connection was closed between two requests")
         self._answer = asyncio.get_running_loop().create_future()
         self._parts = []
         self.began.clear()
