@@ -33,7 +33,9 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--million", dest="only", action="append_const", const="million", help="a million requests, watching memory"
     )
-    parser.add_argument("--within", type=float, default=3600.0, metavar="S", help="stop --million after so many seconds")
+    parser.add_argument(
+        "--within", type=float, default=3600.0, metavar="S", help="stop --million after so many seconds"
+    )
     parser.add_argument("--quick", action="store_true", help="as little as shows that all works; no figure to quote")
     parser.add_argument("--rounds", type=int, help="so many rounds; the median is taken over them")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")

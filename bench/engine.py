@@ -1,7 +1,7 @@
 """The scripted engine, a process of its own: `python -m bench.engine SOCKET INTERVAL_S`.
 
-It answers at once with bytes made before, so that what is measured is what stands in front of it: in llama.cpp's dialect
-on the socket, in OpenAI's on a port of 127.0.0.1, and connections are kept alive on both.
+It answers at once with bytes made before, so that what is measured is what stands in front of it. It speaks llama.cpp's
+dialect on the socket and OpenAI's on a port of 127.0.0.1, and keeps connections alive on both.
 """
 
 import asyncio

@@ -37,7 +37,10 @@ def measure(size: Size) -> list[Figure]:
             "×",
             FLAT,
         ),
-        *(Figure.of(f"local, resident memory after {mark.requests:,}", [mark.rss_bytes / MIB], "MiB") for mark in marks),
+        *(
+            Figure.of(f"local, resident memory after {mark.requests:,}", [mark.rss_bytes / MIB], "MiB")
+            for mark in marks
+        ),
     ]
 
 
@@ -47,7 +50,7 @@ async def marked(target: Target, step: int, until: float) -> list[Mark]:
     expected = (await ask_once(target.address, request)).comparable
     connections = await connect(target.address, CONNECTIONS)
     marks: list[Mark] = []
-    while len(marks) < STEPS and time.monotonic() < until:
+    while not marks or (len(marks) < STEPS and time.monotonic() < until):
         asked = await one_step(connections, request, expected, step, until)
         marks.append(Mark((marks[-1].requests if marks else 0) + asked, target.rss_bytes()))
         sys.stderr.write(f"million: {marks[-1].requests:,} requests, {marks[-1].rss_bytes / MIB:.1f} MiB\n")
@@ -57,9 +60,9 @@ async def marked(target: Target, step: int, until: float) -> list[Mark]:
 
 
 async def one_step(connections: list[Connection], request: bytes, expected: bytes, step: int, until: float) -> int:
-    """So many requests, or fewer; how many."""
+    """So many requests, or fewer when the time is over, but some; how many."""
     asked = 0
-    while asked < step and time.monotonic() < until:
+    while not asked or (asked < step and time.monotonic() < until):
         count = min(step - asked, max(step // 100, 1))
         await closed_loop(connections, request, count, expected)
         asked += count

@@ -1,4 +1,4 @@
-"""What the service costs over the raw relay on the embedded engine's path: CPU and latency a request, buffered and streamed, interleaved."""
+"""What the service costs over the raw relay on the embedded engine's path, buffered and streamed, interleaved."""
 
 from collections import defaultdict
 from contextlib import ExitStack
@@ -65,7 +65,10 @@ def measure(size: Size) -> list[Figure]:
     samples: dict[tuple[Case, str], list[Sample]] = defaultdict(list)
     with ExitStack() as closing:
         scripted = closing.enter_context(stage())
-        targets = [closing.enter_context(scripted.relay("floor", scripted.engine)), closing.enter_context(scripted.service())]
+        targets = [
+            closing.enter_context(scripted.relay("floor", scripted.engine)),
+            closing.enter_context(scripted.service()),
+        ]
         for number in range(size.rounds):
             for case in CASES:
                 progress(f"overhead: round {number + 1} of {size.rounds}, {case}")

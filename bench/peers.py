@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -49,10 +50,12 @@ class Peer:
     variables: Mapping[str, str]
     headers: Callable[[int], tuple[str, ...]]  # of a request, for the engine's port
     key: str | None = None
+    scratch: Path = SCRATCH
 
     @property
     def directory(self) -> Path:
-        return SCRATCH / self.name.lower().replace(" ", "-")
+        """Its own, one a release."""
+        return self.scratch / self.name.lower().replace(" ", "-")
 
     def install(self) -> None:
         """Once; kept. Raises CannotTell."""
@@ -223,7 +226,7 @@ def memory(size: Size, names: Sequence[str]) -> list[Figure]:
     found = []
     with stage() as scripted:
         serving: list[tuple[str, Callable[[], AbstractContextManager[Target]]]] = [(CONFIDE, scripted.local)]
-        serving += [(peer.name, lambda peer=peer: peer.serve(scripted)) for peer in PEERS if peer.name in names]
+        serving += [(peer.name, partial(peer.serve, scripted)) for peer in PEERS if peer.name in names]
         for name, serve in serving:
             progress(f"peers: {size.open_streams} streams held by {name}")
             with serve() as target:

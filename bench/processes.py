@@ -19,7 +19,7 @@ from bench.answers import MODEL
 from bench.load import Address, BenchFailed
 
 REPOSITORY = Path(__file__).parent.parent
-CORES = sorted(os.sched_getaffinity(0))
+CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 SERVER_CORE, LOAD_CORE = (CORES[0], CORES[1]) if len(CORES) > 1 else (CORES[0], CORES[0])
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ENDS_WITHIN_S = 30
@@ -119,7 +119,7 @@ def confide_environment(home: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A place for sockets and state, with the scripted engine on it: its socket, and its port, which is for OpenAI's API."""
+    """A place for sockets and state, with the scripted engine on it: its socket, and the port of its OpenAI API."""
 
     directory: Path
     engine: str

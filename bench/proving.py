@@ -1,8 +1,8 @@
 """The floor of what proves: `python -m bench.proving SOCKET_OR_PORT`. The raw relay, and the least that a proof takes.
 
 It decodes the body once (model and stream), hashes request and response with SHA-256, and signs a receipt of the
-service's size before the last byte leaves. The receipt is kept in memory: nothing is durable here, nobody is asked for a
-key, and everything else that the raw relay leaves out is left out too.
+service's size before the last byte leaves. The receipt is kept in memory: nothing is durable here, nobody is asked for
+a key, and everything else that the raw relay leaves out is left out too.
 """
 
 import sys
