@@ -1,7 +1,7 @@
 """Other gateways on the same work, in the same table: LiteLLM's proxy and the Portkey gateway. They prove nothing.
 
 Each is installed into build/peers, by this bench alone, in releases pinned here, with what they need as it was on one
-day; no build script runs. One that cannot be installed or started is skipped, with the reason.
+day; no build script runs. One that cannot be installed or run, or gives a wrong answer, is skipped, with the reason.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import uvloop
 from bench import local
 from bench.answers import MODEL
 from bench.figures import Figure, Size, Skipped
+from bench.load import BenchFailed
 from bench.local import CONFIDE, Samples
 from bench.open_streams import held
 from bench.overhead import Case
@@ -35,8 +36,6 @@ AS_OF = "2026-11-19"
 INSTALLED_WITHIN_S = 900
 STARTED_WITHIN_S = 120
 ROUNDS = 3
-FEWER = 24  # they are so much slower that the same number of requests would take hours
-MOST_HEAVY = 32  # connections for the 1,000-chunk streams, for the same reason
 KEY = "sk-bench"
 
 
@@ -50,7 +49,12 @@ class Peer:
     variables: Mapping[str, str]
     headers: Callable[[int], tuple[str, ...]]  # of a request, for the engine's port
     key: str | None = None
+    share: int = 1  # it gets one of so many requests: of a slow one all would take hours
     scratch: Path = SCRATCH
+
+    def cases(self, cases: Sequence[Case]) -> list[Case]:
+        """Those that it gets through: of a slow one no long streams on many connections."""
+        return [case for case in cases if self.share == 1 or case.weight == 1 or case.connections == 1]
 
     @property
     def directory(self) -> Path:
@@ -141,6 +145,7 @@ PEERS = (
         {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR"},
         lambda _: (),
         KEY,
+        share=24,
     ),
     Peer(
         "Portkey 1.15.2",
@@ -187,49 +192,53 @@ def measure(size: Size) -> list[Figure | Skipped]:
     with ExitStack() as closing:
         scripted = closing.enter_context(stage())
         own = local.opened(scripted, closing)
-        peers = []
+        peers: list[tuple[Peer, Target]] = []
         for peer in PEERS:
             try:
                 peer.install()
-                peers.append(closing.enter_context(peer.serve(scripted)))
+                peers.append((peer, closing.enter_context(peer.serve(scripted))))
             except CannotTell as error:
                 skipped.append(Skipped(peer.name, str(error)))
         cases = local.cases_of(size)
         for number in range(min(size.rounds, ROUNDS)):
             progress(f"peers: round {number + 1} of {min(size.rounds, ROUNDS)}")
             local.take_round(samples, cases, own, scripted, size.requests)
-            local.take_round(samples, lighter(cases), peers, scripted, size.requests // FEWER)
-    names = [peer.name for peer in peers]
-    return [*compared(cases, samples, names), *memory(size, names), *skipped]
+            for peer, target in tuple(peers):
+                try:
+                    local.take_round(samples, peer.cases(cases), [target], scripted, size.requests // peer.share)
+                except BenchFailed as error:
+                    peers.remove((peer, target))
+                    skipped.append(Skipped(peer.name, str(error)))
+    running = [peer for peer, _ in peers]
+    return [*compared(cases, samples, [peer.name for peer in running]), *skipped, *memory(size, running)]
 
 
-def lighter(cases: Sequence[Case]) -> list[Case]:
-    """Those that a peer gets through."""
-    return [case for case in cases if case.weight == 1 or case.connections <= MOST_HEAVY]
-
-
-def compared(cases: Sequence[Case], samples: Samples, peers: Sequence[str]) -> list[Figure]:
-    """CPU of each peer over Confide's, then what Confide and the floors took, and they."""
+def compared(cases: Sequence[Case], samples: Samples, names: Sequence[str]) -> list[Figure]:
+    """What Confide and the floors took, then each peer, and its CPU over Confide's."""
     found: list[Figure] = []
     for case in cases:
-        for name in peers:
+        found += local.figures(case, samples)
+        for name in names:
             if theirs := samples[case, name]:
                 what = f"CPU a request, {name} (proves nothing) / Confide: {case}"
                 found.append(local.ratio(what, theirs, samples[case, CONFIDE]))
                 found += local.described(case, name, theirs)
-        found += local.figures(case, samples)
     return found
 
 
-def memory(size: Size, names: Sequence[str]) -> list[Figure]:
+def memory(size: Size, peers: Sequence[Peer]) -> list[Figure | Skipped]:
     """What an open stream keeps in memory, each in a fresh process."""
-    found = []
+    found: list[Figure | Skipped] = []
     with stage() as scripted:
         serving: list[tuple[str, Callable[[], AbstractContextManager[Target]]]] = [(CONFIDE, scripted.local)]
-        serving += [(peer.name, partial(peer.serve, scripted)) for peer in PEERS if peer.name in names]
+        serving += [(peer.name, partial(peer.serve, scripted)) for peer in peers]
         for name, serve in serving:
             progress(f"peers: {size.open_streams} streams held by {name}")
-            with serve() as target:
-                kib = uvloop.run(held(target, scripted.engine, size.open_streams)) / 1024
+            try:
+                with serve() as target:
+                    kib = uvloop.run(held(target, scripted.engine, size.open_streams)) / 1024
+            except (BenchFailed, CannotTell) as error:
+                found.append(Skipped(f"{name}, open streams", str(error)))
+                continue
             found.append(Figure.of(f"memory an open stream ({size.open_streams} open)", [kib], "KiB", target=name))
     return found
