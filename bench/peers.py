@@ -49,7 +49,7 @@ class Peer:
     variables: Mapping[str, str]
     headers: Callable[[int], tuple[str, ...]]  # of a request, for the engine's port
     key: str | None = None
-    share: int = 1  # it gets one of so many requests: of a slow one all would take hours
+    share: int = 1  # it gets one of so many requests: a slow one is not given all
     scratch: Path = SCRATCH
 
     def cases(self, cases: Sequence[Case]) -> list[Case]:
