@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup serve test test-all coverage lint type bench fuzz docs wheel lock format clean
+.PHONY: help setup serve test test-all coverage lint type bench bench-peers fuzz docs wheel lock format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ format: setup  ## rewrite in the house's format
 
 bench: setup  ## the budgets, as ratios to a floor measured in the same run
 	$(BIN)/python -m bench $(ARGS)
+
+bench-peers: setup  ## the same load on other gateways, which it installs below build/
+	$(BIN)/python -m bench --only peers $(ARGS)
 
 .venv/.fuzz: .venv/.ready requirements/fuzz.txt
 	$(PIP) $(LOCKED) requirements/fuzz.txt

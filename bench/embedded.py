@@ -15,7 +15,7 @@ import uvloop
 
 from bench.figures import Budget, Figure, Size
 from bench.load import Address, Answer, BenchFailed, ask_once, post
-from bench.processes import ENDS_WITHIN_S, REPOSITORY
+from bench.processes import CONFIDE, ENDS_WITHIN_S, READY, REPOSITORY, confide_environment
 from bench.report import progress
 from confide.cli.progress import reporting
 from confide.config import Config
@@ -27,7 +27,6 @@ from confide.gateway.service import template_for
 from confide.protocol.chat import parse_chat
 
 RATIO = Budget(0.97, at_least=True)
-READY = "confide: ready on "
 ENGINE_KEY = "engine-key"
 STORY = "Tell a long story about a lighthouse keeper, a storm and a ship, in as many words as you can."
 
@@ -133,10 +132,9 @@ def service(directory: Path, shared: Path, size: Size) -> Iterator[Speaker]:
     home = directory / "home"
     home.mkdir(mode=0o700)
     (home / "models").symlink_to((shared / "models").resolve())
-    command = [sys.executable, "-c", "from confide.cli.main import main; main()", "serve", "--port", "0"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONFIDE_")}
+    command = [*CONFIDE, "serve", "--port", "0"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**kept, "CONFIDE_HOME": str(home)}
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=confide_environment(home)
     )
     assert process.stdout is not None
     try:

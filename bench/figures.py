@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Self
 
-Unit = Literal["×", "µs", "ms", "KiB", "tokens/s", "of 1", "%"]
+Unit = Literal["×", "µs", "ms", "KiB", "MiB", "tokens/s", "of 1", "%"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ class Figure:
     greatest: float
     unit: Unit
     budget: Budget | None = None
+    target: str = ""  # whose it is, where the same is measured of several
 
     @classmethod
-    def of(cls, name: str, rounds: Sequence[float], unit: Unit, budget: Budget | None = None) -> Self:
+    def of(
+        cls, name: str, rounds: Sequence[float], unit: Unit, budget: Budget | None = None, *, target: str = ""
+    ) -> Self:
         """The figure over its rounds, at least one."""
-        return cls(name, median(rounds), min(rounds), max(rounds), unit, budget)
+        return cls(name, median(rounds), min(rounds), max(rounds), unit, budget, target)
 
     @property
     def is_met(self) -> bool | None:
@@ -45,10 +48,10 @@ class Figure:
 
     @property
     def rank(self) -> int:
-        """Ratios with a budget first, then other budgets, then what explains them."""
-        if self.budget is None:
-            return 2
-        return 0 if self.unit == "×" else 1
+        """Ratios first, then other budgets, then what explains them."""
+        if self.unit == "×":
+            return 0
+        return 2 if self.budget is None else 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,20 @@ class Size:
     interval_s: float  # between two tokens of a paced stream
     imports: int
     tokens: int
+    connections: tuple[int, ...] = (1, 32, 256)  # in front of an upstream
+    million: int = 1_000_000
+    within_s: float = 3600.0  # after which the million stops early
 
 
 FULL = Size(rounds=5, requests=2400, open_streams=500, paced_streams=1000, interval_s=0.2, imports=9, tokens=256)
-QUICK = Size(rounds=2, requests=64, open_streams=20, paced_streams=20, interval_s=0.002, imports=2, tokens=16)
+QUICK = Size(
+    rounds=2,
+    requests=64,
+    open_streams=20,
+    paced_streams=20,
+    interval_s=0.002,
+    imports=2,
+    tokens=16,
+    connections=(1, 32),
+    million=1000,
+)

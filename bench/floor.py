@@ -1,6 +1,6 @@
-"""The floor, a process of its own: `python -m bench.floor SOCKET`. The least that a Python relay can do.
+"""The floor, a process of its own: `python -m bench.floor SOCKET_OR_PORT`. The least that a Python relay can do.
 
-It parses the request, forwards its body over a pooled unix connection, parses the response, and writes it on: a
+It parses the request, forwards its body over a pooled connection, parses the response, and writes it on: a
 buffered answer whole, each chunk of a stream as a chunk. Asyncio protocols on uvloop, httptools on both sides, as the
 service has; connections are kept alive on both. It leaves out all that Confide is for: it knows no keys, looks into no
 body, hashes, signs and stores nothing, has no limits and no timeouts, writes no log, and does not notice who leaves.
@@ -22,8 +22,9 @@ WHOLE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-leng
 class Engines:
     """Connections to the engine that wait for a request, the last used first."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, address: str, kind: "type[Upstream] | None" = None) -> None:
+        self._address = address
+        self._kind = kind or Upstream
         self._idle: list[Upstream] = []
 
     def ask(self, body: bytes, client: "Client") -> None:
@@ -37,7 +38,11 @@ class Engines:
         self._idle.append(upstream)
 
     async def _open(self, body: bytes, client: "Client") -> None:
-        _, upstream = await asyncio.get_running_loop().create_unix_connection(lambda: Upstream(self), self._path)
+        loop, address = asyncio.get_running_loop(), self._address
+        if address.isdecimal():
+            _, upstream = await loop.create_connection(lambda: self._kind(self), "127.0.0.1", int(address))
+        else:
+            _, upstream = await loop.create_unix_connection(lambda: self._kind(self), address)
         upstream.start(body, client)
 
 
@@ -104,13 +109,12 @@ class Client(asyncio.Protocol):
         self._engines.ask(body, self)
 
 
-async def main(path: str) -> None:
+async def main(engines: Engines) -> None:
     """Serve until killed."""
-    engines = Engines(path)
     server = await asyncio.get_running_loop().create_server(lambda: Client(engines), "127.0.0.1", 0, backlog=2048)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1]))
+    uvloop.run(main(Engines(sys.argv[1])))

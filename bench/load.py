@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -48,10 +48,11 @@ class Answer:
         return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
-def post(body: bytes, *, key: str | None = None) -> bytes:
+def post(body: bytes, *, key: str | None = None, headers: Sequence[str] = ()) -> bytes:
     """A chat request as bytes."""
     lines = ["POST /v1/chat/completions HTTP/1.1", "Host: bench", "Content-Type: application/json"]
     lines += [f"Authorization: Bearer {key}"] if key else []
+    lines += headers
     lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -74,6 +75,8 @@ class Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> Answer:
         """Send one request and wait for its whole answer. Raises BenchFailed when the connection ends before."""
+        if self._transport.is_closing():
+            raise BenchFailed("the connection was closed between two requests")
         self._answer = asyncio.get_running_loop().create_future()
         self._parts = []
         self.began.clear()

@@ -2,15 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import uvloop
 
-from bench.answers import HELD, PACED, PIECES, WHOLE, expected_text, question
+from bench.answers import HELD, PACED, TOKENS, WHOLE, expected_text, question
 from bench.engine import RELEASE
 from bench.figures import Budget, Figure, Size
 from bench.load import Address, Answer, BenchFailed, Connection, ask_once, closed_loop, connect, post
-from bench.processes import Target, stage
+from bench.processes import Stage, Target, stage
 from bench.report import progress
 
 KIB_A_STREAM = Budget(64)
@@ -30,47 +32,57 @@ class Crowd:
 
 
 def measure(size: Size) -> list[Figure]:
+    """On the path of the embedded engine, and in front of an upstream."""
+    with stage(interval_s=size.interval_s) as scripted:
+        embedded = measured(scripted, scripted.service, size, "")
+        return embedded + measured(scripted, scripted.local, size, "local, ")
+
+
+def measured(
+    scripted: Stage, start: Callable[[], AbstractContextManager[Target]], size: Size, path: str
+) -> list[Figure]:
     """Memory first, each round in a fresh process; then the crowd."""
     kib, crowds = [], []
-    with stage(interval_s=size.interval_s) as scripted:
-        for number in range(min(size.rounds, MEMORY_ROUNDS)):
-            progress(f"open streams: {size.open_streams} held, round {number + 1}")
-            with scripted.service() as target:
-                kib.append(uvloop.run(held(target, scripted.engine, size.open_streams)) / 1024)
-        progress(f"open streams: {size.paced_streams} paced")
-        with scripted.service() as target:
-            crowds.append(uvloop.run(paced(target, size.paced_streams)))
+    for number in range(min(size.rounds, MEMORY_ROUNDS)):
+        progress(f"open streams: {path}{size.open_streams} held, round {number + 1}")
+        with start() as target:
+            kib.append(uvloop.run(held(target, scripted.engine, size.open_streams)) / 1024)
+    progress(f"open streams: {path}{size.paced_streams} paced")
+    with start() as target:
+        crowds.append(uvloop.run(paced(target, size.paced_streams)))
     return [
-        Figure.of(f"memory an open stream ({size.open_streams} open)", kib, "KiB", KIB_A_STREAM),
-        *described(crowds),
+        Figure.of(f"{path}memory an open stream ({size.open_streams} open)", kib, "KiB", KIB_A_STREAM),
+        *described(crowds, path),
     ]
 
 
-def described(crowds: list[Crowd]) -> list[Figure]:
+def described(crowds: list[Crowd], path: str) -> list[Figure]:
     """The crowd's figures."""
     asked = crowds[0].asked
-    chunks = asked * len(PIECES)
+    chunks = asked * len(TOKENS)
     return [
         Figure.of(
-            f"{asked:,} open streams on one core: complete and byte-identical",
+            f"{path}{asked:,} open streams on one core: complete and byte-identical",
             [crowd.whole / crowd.asked for crowd in crowds],
             "of 1",
             ALL_WHOLE,
         ),
         Figure.of(
-            f"{asked:,} open streams: CPU a chunk that comes alone",
+            f"{path}{asked:,} open streams: CPU a chunk that comes alone",
             [crowd.cpu_s / chunks * 1e6 for crowd in crowds],
             "µs",
         ),
         Figure.of(
-            f"{asked:,} open streams: share of the core", [crowd.cpu_s / crowd.took_s * 100 for crowd in crowds], "%"
+            f"{path}{asked:,} open streams: share of the core",
+            [crowd.cpu_s / crowd.took_s * 100 for crowd in crowds],
+            "%",
         ),
     ]
 
 
 async def reference(target: Target) -> bytes:
     """What each stream of fifty tokens must compare to, after a warm-up."""
-    request = post(question(WHOLE, stream=True), key=target.key)
+    request = post(question(WHOLE, stream=True), key=target.key, headers=target.headers)
     answer = await ask_once(target.address, request)
     if answer.text(stream=True) != expected_text(WHOLE):
         raise BenchFailed("not what the engine said")
@@ -86,7 +98,7 @@ async def held(target: Target, engine: Address, count: int) -> float:
     expected = await reference(target)
     connections = await connect(target.address, count)
     before = target.rss_bytes()
-    request = post(question(HELD, stream=True), key=target.key)
+    request = post(question(HELD, stream=True), key=target.key, headers=target.headers)
     asking = [asyncio.create_task(connection.ask(request)) for connection in connections]
     await all_began(connections)
     grown = target.rss_bytes() - before
@@ -105,7 +117,7 @@ async def paced(target: Target, count: int) -> Crowd:
     """So many streams at the same time, whose tokens come one by one."""
     expected = await reference(target)
     connections = await connect(target.address, count)
-    request = post(question(PACED, stream=True), key=target.key)
+    request = post(question(PACED, stream=True), key=target.key, headers=target.headers)
     began, cpu_s = time.perf_counter(), target.cpu_s()
     answers = await asyncio.gather(*(connection.ask(request) for connection in connections))
     return Crowd(

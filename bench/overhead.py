@@ -1,4 +1,4 @@
-"""What the service costs over the raw relay: CPU and latency a request, buffered and streamed, interleaved."""
+"""What the service costs over the raw relay on the embedded engine's path, buffered and streamed, interleaved."""
 
 from collections import defaultdict
 from contextlib import ExitStack
@@ -9,13 +9,14 @@ import uvloop
 
 from bench.answers import SHORT, WHOLE, expected_text, question
 from bench.figures import Budget, Figure, Size
-from bench.load import BenchFailed, ask_once, closed_loop, connect, post
+from bench.load import BenchFailed, ask_once, check, closed_loop, connect, post
 from bench.processes import Target, stage
 from bench.report import progress
 
 RATIO = Budget(2.0)
 ADDED_MS = Budget(0.4)
 WARM_UP = 64
+LEAST = 4  # of which quantiles can be taken
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,20 @@ class Case:
     scene: str
     stream: bool
     connections: int
+    weight: int = 1  # a heavier one is asked for less often
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.connections} connection{'s' if self.connections > 1 else ''}"
+
+    def count(self, requests: int) -> int:
+        """How many to ask for in a round: at least one on each connection."""
+        fewer = self.weight * (1 if self.connections > 1 else 4)
+        return max(requests // fewer, self.connections, LEAST)
+
+    @property
+    def warm_up(self) -> int:
+        """Enough that each connection has been used."""
+        return max(WARM_UP // self.weight, self.connections)
 
 
 CASES = [
@@ -53,30 +65,45 @@ def measure(size: Size) -> list[Figure]:
     samples: dict[tuple[Case, str], list[Sample]] = defaultdict(list)
     with ExitStack() as closing:
         scripted = closing.enter_context(stage())
-        targets = [closing.enter_context(scripted.floor()), closing.enter_context(scripted.service())]
+        targets = [
+            closing.enter_context(scripted.relay("floor", scripted.engine)),
+            closing.enter_context(scripted.service()),
+        ]
         for number in range(size.rounds):
             for case in CASES:
                 progress(f"overhead: round {number + 1} of {size.rounds}, {case}")
-                count = size.requests if case.connections > 1 else size.requests // 4
                 for target in targets:
-                    samples[case, target.name].append(uvloop.run(sample(target, case, count)))
+                    samples[case, target.name].append(uvloop.run(sample(target, case, case.count(size.requests))))
     return [figure for case in CASES for figure in figures(case, samples[case, "floor"], samples[case, "service"])]
 
 
-async def sample(target: Target, case: Case, count: int) -> Sample:
-    """Ask one target so many times. Raises BenchFailed for a wrong answer."""
-    request = post(question(case.scene, stream=case.stream), key=target.key)
+async def sample(target: Target, case: Case, count: int, spoken: bytes | None = None) -> Sample:
+    """Ask one target so many times. `spoken`: what the engine answers, where that is to pass byte for byte.
+
+    Raises BenchFailed for a wrong answer.
+    """
+    request = post(question(case.scene, stream=case.stream), key=target.key, headers=target.headers)
     reference = await ask_once(target.address, request)
-    if reference.text(stream=case.stream) != expected_text(case.scene):
+    if reference.text(stream=case.stream) != expected_text(case.scene, stream=case.stream):
         raise BenchFailed(f"{target.name}, {case}: not what the engine said")
+    if spoken is not None:
+        check(reference, spoken)
+    await warm_up(target, case, request, reference.comparable)
     connections = await connect(target.address, case.connections)
-    await closed_loop(connections, request, WARM_UP, reference.comparable)
     before_s = target.cpu_s()
     latencies = await closed_loop(connections, request, count, reference.comparable)
     cpu_us = (target.cpu_s() - before_s) / count * 1e6
     for connection in connections:
         connection.close()
     return Sample(cpu_us, median(latencies) * 1e3, quantiles(latencies, n=100)[98] * 1e3)
+
+
+async def warm_up(target: Target, case: Case, request: bytes, expected: bytes) -> None:
+    """On connections of its own: a slow server closes those that wait for the last answer."""
+    connections = await connect(target.address, case.connections)
+    await closed_loop(connections, request, case.warm_up, expected)
+    for connection in connections:
+        connection.close()
 
 
 def figures(case: Case, floor: list[Sample], service: list[Sample]) -> list[Figure]:

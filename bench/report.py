@@ -35,7 +35,7 @@ def machine() -> dict[str, object]:
 
 
 def in_order(figures: Sequence[Figure]) -> list[Figure]:
-    """Ratios with a budget first, then the other budgets, then the rest, each as measured."""
+    """Ratios first, then the other budgets, then the rest, each as measured."""
     return sorted(figures, key=lambda figure: figure.rank)
 
 
@@ -45,15 +45,30 @@ def show_table(figures: Sequence[Figure], skipped: Sequence[Skipped], began_on: 
     table = Table("what", "median", "min – max", "unit", "budget", "", title="Confide's budgets")
     for column in table.columns[1:3]:
         column.justify = "right"
-    shown = in_order(figures)
+    shown = in_order([figure for figure in figures if not figure.target])
     for number, figure in enumerate(shown):
         if number and figure.rank != shown[number - 1].rank:
             table.add_section()
         table.add_row(*cells(figure))
     console.print(table)
+    if any(figure.target for figure in figures):
+        console.print(side_by_side([figure for figure in figures if figure.target]))
     for each in skipped:
         console.print(f"skipped: {each.bench}: {each.reason}", markup=False)
     console.print("machine: " + ", ".join(f"{name} {value}" for name, value in began_on.items()), markup=False)
+
+
+def side_by_side(figures: Sequence[Figure]) -> Table:
+    """What was measured of several: a row for each figure, a column for each of them."""
+    targets = list(dict.fromkeys(figure.target for figure in figures))
+    table = Table("median", *targets, "unit", title="The same work, side by side")
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    by_place = {(figure.name, figure.target): figure for figure in figures}
+    for name, unit in dict.fromkeys((figure.name, figure.unit) for figure in figures):
+        found = [by_place.get((name, target)) for target in targets]
+        table.add_row(name, *("" if figure is None else short(figure.value) for figure in found), unit)
+    return table
 
 
 def cells(figure: Figure) -> tuple[str, ...]:

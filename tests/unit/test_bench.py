@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, on as few requests as show it. Nothing is said about time."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.answers import MODEL
+from bench.floor import Engines
+from bench.peers import Peer
+from bench.processes import Stage
+from bench.proving import Asked, Proving
+
+from confide.errors import CannotTell
+from confide.protocol.receipt import RETURNED, parse_receipt
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -20,14 +29,14 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
 
 
-def measured(*names: str) -> list[dict[str, Any]]:
+def measured(*names: str, options: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The figures of these benches, in order."""
-    run = bench("--json", *(argument for name in names for argument in ("--only", name)))
+    run = bench("--json", *options, *(argument for name in names for argument in ("--only", name)))
     assert run.returncode == 0, run.stderr
     document = json.loads(run.stdout)
     assert document["skipped"] == []
@@ -38,13 +47,13 @@ def measured(*names: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     """One run of all that need no model."""
-    return measured("imports", "client", "open-streams", "overhead")
+    return measured("imports", "client", "open-streams", "overhead", "local", "million")
 
 
 @pytest.fixture(scope="module")
 def figures(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same by name."""
-    return {row["name"]: row for row in rows}
+    """The same by name, with whose it is in brackets where the same was measured of several."""
+    return {row["name"] + (f" [{row['target']}]" if row["target"] else ""): row for row in rows}
 
 
 @pytest.mark.parametrize("kind", ["buffered", "50-chunk stream"])
@@ -59,8 +68,75 @@ def test_service_and_floor_are_compared_in_the_same_run(figures: dict[str, dict[
     assert f"added median latency: {kind}, 1 connection" in figures
 
 
+@pytest.mark.parametrize("kind", ["buffered", "50-chunk stream", "1,000-chunk stream"])
+@pytest.mark.parametrize("connections", ["1 connection", "32 connections"])
+def test_an_upstream_is_measured_against_both_floors(
+    figures: dict[str, dict[str, Any]], kind: str, connections: str
+) -> None:
+    case = f"{kind}, {connections}"
+    raw = figures[f"local, CPU a request, Confide / raw relay: {case}"]
+    proving = figures[f"local, CPU a request, Confide / relay that proves: {case}"]
+
+    is_budgeted = kind != "1,000-chunk stream" and connections == "32 connections"
+    assert raw["budget"] == ({"limit": 2.0, "at_least": False} if is_budgeted else None)
+    assert proving["budget"] is None
+    assert min(raw["value"], proving["value"]) > 0
+    for target in ("raw relay", "relay that proves", "Confide"):
+        assert figures[f"{case}: CPU [{target}]"]["value"] > 0
+        assert figures[f"{case}: median latency [{target}]"]["unit"] == "ms"
+
+
+def test_streams_through_an_upstream_all_end_with_the_same_bytes(figures: dict[str, dict[str, Any]]) -> None:
+    assert figures["local, 20 open streams on one core: complete and byte-identical"]["value"] == 1.0
+    assert figures["local, memory an open stream (20 open)"]["unit"] == "KiB"
+
+
+def test_memory_is_reported_along_the_way_to_a_million(figures: dict[str, dict[str, Any]]) -> None:
+    marks = [row for name, row in figures.items() if name.startswith("local, resident memory after ")]
+    first, last = figures["local, resident memory after 100"], figures["local, resident memory after 1,000"]
+
+    assert len(marks) == 11  # ten, and the ratio
+    ratio = figures["local, resident memory after 1,000 requests / after 100"]
+    assert ratio["value"] == pytest.approx(last["value"] / first["value"])
+
+
+def test_a_million_stops_when_its_time_is_over() -> None:
+    rows = measured("million", options=("--within", "0.001"))
+
+    assert [row["name"] for row in rows if row["unit"] == "MiB"] != []
+    assert not any("1,000" in row["name"] for row in rows)
+
+
+def test_the_floor_that_proves_signs_what_a_receipt_is(tmp_path: Path) -> None:
+    proving = Proving(Engines("unused"))
+    proving._asked, proving._received, proving._returned = Asked(MODEL), "0" * 64, hashlib.sha256(b"answer")
+
+    receipt = parse_receipt(proving._receipt(1, 1_750_000_000).encode())
+
+    assert receipt.body_hash(RETURNED) == f"sha256:{hashlib.sha256(b'answer').hexdigest()}"
+    proving.key.public_key().verify(bytes.fromhex(receipt.members.signature), receipt.signing_input)
+
+
+def test_a_peer_that_cannot_be_installed_is_named_with_the_reason(tmp_path: Path) -> None:
+    peer = Peer("Peer 1", lambda _: [["false"]], lambda *_: ["false"], {}, lambda _: (), scratch=tmp_path)
+
+    with pytest.raises(CannotTell, match="false ended with status 1"):
+        peer.install()
+    with pytest.raises(CannotTell, match="false ended with status 1"):
+        peer.install()  # a second time too: nothing was kept of the first
+
+
+def test_a_peer_that_does_not_listen_is_named_with_what_it_said(tmp_path: Path) -> None:
+    said = ["sh", "-c", "echo no such option; exit 3"]
+    peer = Peer("Peer 1", lambda _: [["true"]], lambda *_: said, {}, lambda _: (), scratch=tmp_path)
+    peer.install()
+
+    with pytest.raises(CannotTell, match=r"status 3.*no such option"), peer.serve(Stage(tmp_path, "unused", 1)):
+        pytest.fail("it was served")
+
+
 def test_ratios_come_first_and_what_has_no_budget_last(rows: list[dict[str, Any]]) -> None:
-    ranks = [2 if row["budget"] is None else 0 if row["unit"] == "×" else 1 for row in rows]
+    ranks = [0 if row["unit"] == "×" else 2 if row["budget"] is None else 1 for row in rows]
 
     assert ranks == sorted(ranks)
     assert set(ranks) == {0, 1, 2}
