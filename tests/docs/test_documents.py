@@ -57,8 +57,8 @@ def test_every_command_that_the_documents_name_exists() -> None:
 def test_the_makefile_has_the_targets_that_the_documents_name() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     text = "\n".join(document.read_text() for document in DOCUMENTS)
-    named = set(re.findall(r"(?:`|^|^\$ |=\w+ )make (\w+)", text, re.MULTILINE))
-    named |= {name for listed in re.findall(r"make (\w+(?: \| \w+)+)", text) for name in listed.split(" | ")}
+    named = set(re.findall(r"(?:`|^|^\$ |=\w+ )make ([\w-]+)", text, re.MULTILINE))
+    named |= {name for listed in re.findall(r"make ([\w-]+(?: \| [\w-]+)+)", text) for name in listed.split(" | ")}
     assert named >= {"serve", "test", "lint", "type", "coverage", "fuzz"}
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
