@@ -87,7 +87,10 @@ async def test_an_answer_cites_the_session_that_it_was_served_in(
     assert session.established_at <= receipt.members.served_at <= session.expires_at
     [binding] = session.channel_binding
     assert binding.spki_sha256 == service.attester.workload_keys.tls.spki_sha256.hex()
-    assert session.claims.tee_attested.status == "asserted"
+    attested = session.claims.tee_attested
+    assert (attested.status, attested.source) == ("asserted", "operator_asserted")
+    assert str(attested.reason).startswith("SIMULATED TEE, no hardware protection: ")
+    assert session.claims.extra["simulated"] is True
     assert session.claims.model_weights_provenance.status == "unknown"
     [listed] = await current(gateway)
     assert listed["session_id"] == event.session_id == session_id(document.json())

@@ -22,12 +22,14 @@ CLAIMS = (
     "model_weights_provenance",
 )
 REASON_MOST = 300
+SIMULATED = "SIMULATED TEE, no hardware protection"
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """What a verification that held has shown. `pins`: SPKI digests, 32 bytes each. `claims`: name to reason, those
     that hold. `refuted`: those that are shown not to. `facts`: texts, integers and booleans. `not_after`: Unix seconds,
-    None where the evidence does not expire by itself. `evidence`: the bytes that were verified.
+    None where the evidence does not expire by itself. `evidence`: the bytes that were verified. `simulated`: no hardware
+    stands behind it; the operator pinned a simulator's root.
     """
 
     pins: frozenset[bytes]
@@ -37,6 +39,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     facts: Mapping[str, str | int | bool] = {}
     identity: Mapping[str, str] | None = None
     not_after: int | None = None
+    simulated: bool = False
 
 
 class AttestedSession(msgspec.Struct, frozen=True):
@@ -111,17 +114,21 @@ def claims_of(shown: Shown) -> dict[str, object]:
     claims: dict[str, object] = {}
     for name in CLAIMS:
         if name in shown.claims:
-            claims[name] = claim("asserted", shown.claims[name])
+            claims[name] = claim("asserted", shown.claims[name], simulated=shown.simulated)
         elif name in shown.refuted:
-            claims[name] = claim("refuted", shown.refuted[name])
+            claims[name] = claim("refuted", shown.refuted[name], simulated=shown.simulated)
         else:
             claims[name] = {"status": "unknown"}
-    if shown.facts:
-        claims["extra"] = dict(shown.facts)
+    facts = {"simulated": True, **shown.facts} if shown.simulated else dict(shown.facts)
+    if facts:
+        claims["extra"] = facts
     return claims
 
 
-def claim(status: str, reason: str) -> dict[str, str]:
+def claim(status: str, reason: str, *, simulated: bool) -> dict[str, str]:
+    """What rests on a simulator's root is the operator's word: nobody else would take it for proven."""
+    if simulated:
+        return {"status": status, "source": "operator_asserted", "reason": f"{SIMULATED}: {reason}"[:REASON_MOST]}
     return {"status": status, "source": "hardware_proven", "reason": reason[:REASON_MOST]}
 
 

@@ -88,4 +88,5 @@ def shown(verified: ServiceVerification, evidence: bytes, host: str) -> Shown:
         facts=plain_facts(verified.facts, FACTS),
         evidence=evidence,
         not_after=verified.report.keyset.not_after,
+        simulated=verified.simulated,
     )

@@ -62,4 +62,5 @@ class LegacyAppraiser:
             facts=plain_facts(verified.facts, (TCB,)),
             identity={"signing_address": verified.signing_address},
             evidence=document.body,
+            simulated=verified.simulated,
         )
