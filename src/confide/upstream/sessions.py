@@ -28,8 +28,8 @@ SIMULATED = "SIMULATED TEE, no hardware protection"
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """What a verification that held has shown. `pins`: SPKI digests, 32 bytes each. `claims`: name to reason, those
     that hold. `refuted`: those that are shown not to. `facts`: texts, integers and booleans. `not_after`: Unix seconds,
-    None where the evidence does not expire by itself. `evidence`: the bytes that were verified. `simulated`: no hardware
-    stands behind it; the operator pinned a simulator's root.
+    None where the evidence does not expire by itself. `evidence`: the bytes that were verified. `simulated`: no
+    hardware stands behind it; the operator pinned a simulator's root.
     """
 
     pins: frozenset[bytes]
