@@ -138,9 +138,9 @@ class ScriptedUpstream:
         await self.until_open(0)
         await self._server.wait_closed()
 
-    def hang_up(self) -> None:
-        """Close the connections on which no answer is under way."""
-        for connection in list(self.open):
+    def hang_up(self, connections: "set[_Connection] | None" = None) -> None:
+        """Close those of these connections, or of all, on which no answer is under way."""
+        for connection in list(self.open if connections is None else connections):
             if connection.task is None or connection.task.done():
                 connection.transport.close()
 
