@@ -180,7 +180,9 @@ def wanted(shape: str, length: int, end: Step, kind: str) -> Want:
         is_whole = body == WHOLE and (is_said or (is_last and not shape.endswith("to the end")))
         return COMPLETE if is_whole else failed
     events = whole_events(body)
-    return STREAM_COMPLETE if DONE in events else broken(b"".join(events), failed)
+    rest = body[len(b"".join(events)) :]
+    is_done = DONE in events or (is_said and rest.strip() == DONE.strip())  # its blank line alone is missing
+    return STREAM_COMPLETE if is_done else broken(b"".join(events), failed)
 
 
 @dataclass(frozen=True)
@@ -660,7 +662,7 @@ def check_lie(answer: RawAnswer, lie: Lie, *, stream: bool) -> str:
         return "complete"
     if looks_whole(answer, stream=True):
         is_ended = lie.is_whole and b'"finish_reason":"stop"' in lie.body and answer.body == lie.body + DONE
-        assert is_ended or (lie.body.startswith(answer.body) and answer.body.endswith(DONE))
+        assert is_ended or (lie.body.startswith(answer.body) and answer.body.rstrip().endswith(DONE.rstrip()))
         return "complete"
     events = answer.body[: answer.body.rindex(b'\n\ndata: {"error"')]
     check_error(answer, FAILED, answer.body[len(events) :])
