@@ -113,22 +113,36 @@ class ScriptedUpstream:
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        if self.path is not None:
-            self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path), ssl=self.tls)
-        else:
-            self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=self.tls)
-            self.port = self._server.sockets[0].getsockname()[1]
+        await self.listen()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.vanish()
+
+    async def listen(self) -> None:
+        """Accept connections: after `vanish`, where it did before."""
+        loop = asyncio.get_running_loop()
+        if self.path is not None:
+            self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path), ssl=self.tls)
+        else:
+            self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, ssl=self.tls)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def vanish(self) -> None:
+        """Refuse connections from now on, and drop those there are."""
         self._server.close()
         for connection in list(self.open):
             connection.transport.abort()
         await self.until_open(0)
         await self._server.wait_closed()
+
+    def hang_up(self, connections: "set[_Connection] | None" = None) -> None:
+        """Close those of these connections, or of all, on which no answer is under way."""
+        for connection in list(self.open if connections is None else connections):
+            if connection.task is None or connection.task.done():
+                connection.transport.close()
 
     def script(self, index: int) -> Script:
         """What the request of this index gets."""

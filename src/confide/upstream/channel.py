@@ -25,7 +25,7 @@ from dataclasses import replace
 
 from confide.upstream.address import Address, TcpAddress, TlsAddress, UnixAddress
 from confide.upstream.connection import Bounds, Connection, Timeouts
-from confide.upstream.errors import ChannelError, Cut, Malformed, NotConnected, Phase, Stalled, WrongKey
+from confide.upstream.errors import ChannelError, Cut, Malformed, NoneFree, NotConnected, Phase, Stalled, WrongKey
 from confide.upstream.exchange import Exchange
 from confide.upstream.request import RequestHeads
 from confide.upstream.tls import Pins, require_pinned
@@ -37,6 +37,7 @@ __all__ = [
     "Cut",
     "Exchange",
     "Malformed",
+    "NoneFree",
     "NotConnected",
     "Stalled",
     "TcpAddress",
@@ -160,7 +161,7 @@ class Channel:
         if self._is_closed:
             raise NotConnected("the channel is closed")
         if len(self._live) >= self._max_connections:
-            raise NotConnected(
+            raise NoneFree(
                 f"all {self._max_connections} connections to the upstream are in use",
                 remedy="Raise max_connections, or admit fewer requests at a time.",
             )

@@ -2,6 +2,7 @@
 
 ChannelError
 ├── NotConnected     nothing was sent: no connection, none free, or the channel is closed
+│   ├── NoneFree     as many exchanges are under way as may be
 │   └── WrongKey     the peer's TLS key is none of the pinned ones
 ├── Cut              closed or reset before the end of the response; `response_started` says how far it got
 ├── Stalled          a limit of Timeouts ran out; `phase` says which
@@ -23,6 +24,10 @@ class ChannelError(ConfideError):
 
 class NotConnected(ChannelError):
     """Nothing was sent, so the request may go elsewhere."""
+
+
+class NoneFree(NotConnected):
+    """Every connection carries an exchange, which says nothing against the upstream. Nothing was sent."""
 
 
 class WrongKey(NotConnected):

@@ -70,12 +70,15 @@ class Route:
         """Those that may be asked, the best first; none where all are known not to serve.
 
         `failures`: of those that were asked, filled in by the caller. One whose connection alone may have been at
-        fault, as it was pooled, is asked once more.
+        fault, as it was pooled or to another key, is asked once more for each of these reasons: an upstream that was
+        replaced has ended its connections, and has another key.
         """
         for candidate in self._order(prompt):
             if is_available(candidate):
                 yield tried(candidate)
-                if failures[-1].is_stale:
+                excused: set[str] = set()
+                while failures[-1].is_stale and failures[-1].reason not in excused:
+                    excused.add(failures[-1].reason)
                     yield tried(candidate)
 
     def none_available(self) -> NotReady:

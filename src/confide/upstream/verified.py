@@ -128,9 +128,13 @@ class AttestedUpstream:
             self._verifying.add_done_callback(self._verified)
         await asyncio.wait({self._verifying})
 
-    def wrong_key(self) -> None:
-        """Another key than that of the session answered: who has it must prove itself before anything is sent."""
-        self._drop("its TLS key is another than the verified one")
+    def wrong_key(self, relay: Relay) -> None:
+        """Another key than that of the session answered: who has it must prove itself before anything is sent.
+
+        On an earlier relay that is no news: what was verified since then is another key.
+        """
+        if relay is self.relays[-1]:
+            self._drop("its TLS key is another than the verified one")
 
     async def watch(self) -> None:
         """Verify at once, and again before each verification is over; until cancelled."""
@@ -187,7 +191,7 @@ class AttestedUpstream:
         if self._session is None or self._session.pins != session.pins or not self.relays:
             self._revoke()
             relay = self._make_relay(session.pins)
-            relay.on_wrong_key = self.wrong_key
+            relay.on_wrong_key = lambda: self.wrong_key(relay)
             self.relays = [each for each in self.relays if each.channel.live] + [relay]
         self._session = session
 

@@ -18,13 +18,13 @@ from contextlib import suppress
 
 import msgspec
 
-from confide.errors import ConfideError, UpstreamFailed, UpstreamTimeout, WireError
+from confide.errors import ConfideError, NotReady, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
 from confide.protocol.sse import Cutter, Piece, SseError
 from confide.upstream.base import DONE, Prompt, Tally, Unserved
-from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NotConnected, Stalled, WrongKey
+from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneFree, NotConnected, Stalled, WrongKey
 from confide.upstream.health import Health
-from confide.upstream.kinds.refusals import FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
+from confide.upstream.kinds.refusals import BUSY, FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
 from confide.upstream.kinds.unnamed import Unnamed
 
 ANSWER_MOST_BYTES = 256 * 1024 * 1024  # of a buffered body
@@ -32,6 +32,7 @@ EVENT_MOST_BYTES = 8 * 1024 * 1024
 ID_MOST = 200
 END_WITHIN_S = 0.05  # after `[DONE]`, for the end of the body: then the connection can serve again
 FINISHED_AMONG = 8  # events from the end in which a choice says that it has finished
+ROOM_AFTER_S = 1  # when to ask again for one of the connections
 ENDED_EARLY = "the model stopped before the end of its answer; try again"
 JSON = (b"content-type", b"application/json")
 
@@ -237,6 +238,8 @@ class RelayedAnswer:
         if isinstance(error, WrongKey) and self._relay.on_wrong_key is not None:
             self._relay.on_wrong_key()  # verified again at once, and asked again if that holds
             return Unserved(UpstreamFailed(FAILED), "another TLS key", is_stale=True)
+        if isinstance(error, NoneFree):  # the bound is ours: the engine is no less well for it
+            return Unserved(NotReady(BUSY, retry_after_s=ROOM_AFTER_S), "no connection free")
         if isinstance(error, NotConnected):
             self._relay.health.failed()
             return Unserved(UpstreamFailed(FAILED), "no connection")
