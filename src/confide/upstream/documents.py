@@ -3,6 +3,7 @@
 Each is one GET over a connection of its own, to the address that prompts go to. No proxy, no redirect, no cookie.
 """
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 
@@ -34,11 +35,17 @@ class Documents:
         self._headers = {"accept-encoding": "identity", "user-agent": "confide"}
 
     async def get(self, path: str) -> Document:
-        """`path`: under the root, with its query. Raises CannotVerify, DoesNotHold for a document that is none."""
+        """`path`: under the root, with its query; within WITHIN_S seconds in all, so that no prompt waits for longer.
+
+        Raises CannotVerify, DoesNotHold for a document that is none.
+        """
         timeout = {"connect": CONNECT_S, "read": WITHIN_S, "write": WITHIN_S, "pool": WITHIN_S}
         request = httpx2.Request("GET", self.root + path, headers=self._headers, extensions={"timeout": timeout})
         try:
-            async with httpx2.AsyncHTTPTransport(verify=any_key(), trust_env=False) as transport:
+            async with (
+                asyncio.timeout(WITHIN_S),
+                httpx2.AsyncHTTPTransport(verify=any_key(), trust_env=False) as transport,
+            ):
                 response = await transport.handle_async_request(request)
                 try:
                     return await read(response)
@@ -60,6 +67,8 @@ async def read(response: httpx2.Response) -> Document:
         raise CannotVerify(f"it answered status {status} when it was asked for its attestation")
     if status != 200:
         raise DoesNotHold(f"it answered status {status} when it was asked for its attestation")
+    tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+    certificate = None if tls is None else tls.getpeercert(True)  # before the body: after it the socket may be closed
     parts: list[bytes] = []
     size = 0
     async for part in response.aiter_raw():
@@ -67,6 +76,4 @@ async def read(response: httpx2.Response) -> Document:
         size += len(part)
         if size > MAX_DOCUMENT_BYTES:
             raise DoesNotHold(f"its attestation is larger than {MAX_DOCUMENT_BYTES} bytes")
-    tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-    certificate = None if tls is None else tls.getpeercert(True)
     return Document(b"".join(parts), spki_of(certificate) or bytes(32))

@@ -63,13 +63,16 @@ class Supplied:
 
         `created_at`: Unix seconds.
         """
-        if self.tdx is None and self.snp is None and self.nras is None:
+        nras = (
+            self.nras if self.nras is not None and is_answer(self.nras) else None
+        )  # what cannot be read proves nothing
+        if self.tdx is None and self.snp is None and nras is None:
             return None
         bundle = bundle_of(
             created_at=created_at,
             tdx=() if self.tdx is None else (self.tdx,),
             snp=() if self.snp is None else (self.snp,),
-            nras_response=self.nras,
+            nras_response=nras,
         )
         return write_bundle(bundle).decode()
 
@@ -273,6 +276,15 @@ def is_about(answer: bytes, payload: str) -> bool:
         return isinstance(named, str) and named.lower() == parse_payload(payload).nonce.lower()
     except (NrasError, PayloadError):
         return False
+
+
+def is_answer(answer: bytes) -> bool:
+    """Whether it has the form of an answer of NVIDIA's remote service."""
+    try:
+        parse_answer(answer)
+    except NrasError:
+        return False
+    return True
 
 
 def key_id_of(verdict: bytes) -> str | None:

@@ -292,6 +292,16 @@ def test_a_verdict_that_is_not_as_it_should_be_is_a_failure(
     assert not verified.ok
 
 
+@pytest.mark.parametrize("answer", [b"{", b"{}", b"\xff", b"", b"[[]]", b'[["JWT","a.b.c"],{"GPU-0":1}]'])
+def test_an_answer_that_cannot_be_read_is_a_failure_and_no_part_of_a_bundle(
+    service: AciService, trusting_gpu: Callable[..., Policy], answer: bytes
+) -> None:
+    verified = appraised(with_gpus(service).report(), trusting_gpu(), supplied=Supplied(nras=answer))
+    assert named(verified.checks, "nras.signature").status is Status.FAIL
+    assert verified.proof is not None
+    assert verified.proof.collateral is None
+
+
 def test_the_verdict_on_other_evidence_is_none_on_this(
     service: AciService,
     trusting_gpu: Callable[..., Policy],
