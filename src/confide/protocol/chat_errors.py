@@ -62,7 +62,7 @@ def refusal(error: Exception, expected: Mapping[str, str], *, at: str = "") -> I
         case RecursionError():
             return InvalidRequest("The request body is nested too deeply.")
         case _:
-            offset = None if at else OFFSET.search(str(error))  # it counts from where the value stands
+            offset = OFFSET.search(str(error))
             return InvalidRequest(f"The request body is not valid JSON{f' {offset[0]}' if offset else ''}.")
 
 

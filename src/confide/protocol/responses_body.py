@@ -11,7 +11,7 @@ from msgspec import Meta, Raw, Struct
 
 from confide.protocol.chat_body import MAX_INTEGER
 from confide.protocol.chat_errors import RuleBroken
-from confide.protocol.chat_messages import FUNCTION_NAME, FunctionName, PromptStruct
+from confide.protocol.chat_messages import FUNCTION_NAME, ClosedStruct, FunctionName
 from confide.protocol.chat_reasoning import EFFORTS, Effort
 
 MIN_OUTPUT_TOKENS = 16
@@ -19,10 +19,6 @@ ABSENT = Raw(b"null")
 
 Verbosity = Literal["low", "medium", "high"]
 Schema = dict[str, object]
-
-
-class ClosedStruct(PromptStruct, frozen=True, forbid_unknown_fields=True):
-    """A struct whose members are all that it takes, and that may hold prompt text."""
 
 
 def refuse_given(of: Struct, unsupported: Mapping[str, str]) -> None:

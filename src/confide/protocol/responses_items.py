@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta, Raw
 
 from confide.protocol.chat_errors import RuleBroken
-from confide.protocol.chat_messages import IMAGE_URL
-from confide.protocol.responses_body import ABSENT, NOT_DONE, ClosedStruct, is_given, refuse_given
+from confide.protocol.chat_messages import IMAGE_URL, ClosedStruct
+from confide.protocol.responses_body import ABSENT, NOT_DONE, is_given, refuse_given
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 

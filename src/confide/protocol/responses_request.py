@@ -8,7 +8,7 @@ What was asked for and has no effect: `store` (nothing is stored), `reasoning.su
 `include: ["reasoning.encrypted_content"]` (reasoning is in its item in clear, and comes back with it).
 """
 
-import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -28,30 +28,34 @@ from confide.protocol.responses_body import (
 )
 from confide.protocol.responses_items import EXPECTED as EXPECTED_IN_ITEMS
 from confide.protocol.responses_items import Item, decode_item, decode_type
-from confide.protocol.responses_messages import Conversation, Message, conversation
+from confide.protocol.responses_messages import Message, chat_messages
 from confide.protocol.serving import compact
 
 DECODER = msgspec.json.Decoder(ResponsesBody)
 FREE_FORM_DECODER = msgspec.json.Decoder(FreeForm)
 decode_tool = msgspec.json.Decoder(FunctionTool).decode
-decode_object = msgspec.json.Decoder(dict[str, object]).decode
+decode_object = msgspec.json.Decoder(dict[str, object] | None).decode
 
-IN_MESSAGE = re.compile(r"messages\[(\d+)\](.*)")
-RENAMED = {
+# Members of chat that an engine's error may name, as they are called here.
+RENAMED: Mapping[str, str] = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
-    "max_completion_tokens": "max_output_tokens",
-    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
     "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
 }
 
 
 class ResponsesRequest(PromptStruct, frozen=True):
-    """A Responses request whose rules hold. `sent`: its members as they came, of which `input` and `tools` are read."""
+    """A Responses request whose rules hold. `sent`: its members as they came, those aside that follow.
+
+    `messages`: what `instructions` and `input` are in chat.
+    """
 
     sent: ResponsesBody
     tools: tuple[FunctionTool, ...]
-    conversation: Conversation
+    messages: tuple[Message, ...]
+    provider: Mapping[str, object] | None
 
     @property
     def model(self) -> str:
@@ -66,7 +70,7 @@ class ResponsesRequest(PromptStruct, frozen=True):
         sent = self.sent
         members: dict[str, object] = {
             "model": sent.model,
-            "messages": self.conversation.messages,
+            "messages": self.messages,
             "temperature": sent.temperature,
             "top_p": sent.top_p,
             "max_tokens": sent.max_output_tokens,
@@ -82,18 +86,6 @@ class ResponsesRequest(PromptStruct, frozen=True):
             "provider": msgspec.Raw(compact(bytes(sent.provider))) if is_given(sent.provider) else None,
         }
         return msgspec.json.encode({name: value for name, value in members.items() if value is not None})
-
-    def param_of(self, param: str) -> str:
-        """The member of this request that a member of its chat request stands for; both are dotted paths."""
-        if found := IN_MESSAGE.fullmatch(param):
-            index = int(found[1])
-            origins = self.conversation.origins
-            return origins[index].place(found[2]) if index < len(origins) else "input"
-        if param.startswith("response_format"):
-            return param.replace("response_format", "text.format", 1).replace(".json_schema", "", 1)
-        if param.startswith("tool"):
-            return param.replace(".function", "", 1)
-        return RENAMED.get(param, param)
 
     def _tool_members(self) -> dict[str, object]:
         choice = self.sent.tool_choice
@@ -136,9 +128,9 @@ class Reading:
             raise RuleBroken("stream_options", "is only allowed with stream: true")
         tools = self._tools(sent.tools or ())
         _check_tool_choice(sent, tools)
-        self._check_provider(sent.provider)
         given = sent.input if isinstance(sent.input, str) else self._items(sent.input)
-        return ResponsesRequest(sent=sent, tools=tools, conversation=conversation(sent.instructions, given))
+        messages = chat_messages(sent.instructions, given)
+        return ResponsesRequest(sent=sent, tools=tools, messages=messages, provider=self._provider(sent.provider))
 
     def _tools(self, raws: tuple[msgspec.Raw, ...]) -> tuple[FunctionTool, ...]:
         tools: dict[str, FunctionTool] = {}
@@ -161,11 +153,10 @@ class Reading:
         self.at = ""
         return items
 
-    def _check_provider(self, raw: msgspec.Raw) -> None:
-        if is_given(raw):
-            self.at = "provider"
-            decode_object(raw)
-            self.at = ""
+    def _provider(self, raw: msgspec.Raw) -> Mapping[str, object] | None:
+        self.at = "provider"
+        provider: Mapping[str, object] | None = decode_object(raw)
+        return provider
 
 
 def _check_free_form(body: bytes) -> None:
