@@ -23,11 +23,12 @@ class StreamBroken(ConfideError):
 
 class Reading(Protocol):
     """For one answer. `path`: where it is asked for, below the path of the API. `last`: what ends a stream whose engine
-    left that out, None where it must not.
+    left that out, None where it must not. `events`: so many so far that have a number; a break is given the next.
     """
 
     path: bytes
     last: bytes | None
+    events: int
 
     def whole(self, body: bytes, tally: Tally) -> None:
         """A buffered answer. Raises StreamBroken or msgspec.DecodeError for what is none."""
@@ -64,6 +65,7 @@ class ChatReading:
     """Chat completions, and text completions, which look the same from here (wire contract 2.6, 2.7, 3.3)."""
 
     last: bytes | None = DONE
+    events = 0
 
     def __init__(self, path: bytes) -> None:
         self.path = path
@@ -92,9 +94,63 @@ class ChatReading:
         return any(has_finish_reason(data) for data in self._latest)
 
 
+class NumberedEvent(msgspec.Struct):
+    """One event of a stream of responses. `response`: JSON, where the event has it."""
+
+    type: str
+    sequence_number: int = -1
+    response: msgspec.Raw = msgspec.Raw()
+
+
+class TokensOf(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Response(msgspec.Struct):
+    """A response. Members of other types than these count as absent."""
+
+    output: list[msgspec.Raw]
+    id: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+decode_numbered = msgspec.json.Decoder(NumberedEvent).decode
+decode_response = msgspec.json.Decoder(Response).decode
+decode_tokens = msgspec.json.Decoder(TokensOf | None).decode
+LAST_RESPONSES = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+class ResponsesReading:
+    """Responses (wire contract 3.4). There is no `[DONE]`: nothing but its last event says that a stream is whole."""
+
+    path = b"/responses"
+    last: bytes | None = None
+    has_finished = False
+
+    def __init__(self) -> None:
+        self.events = 0
+
+    def whole(self, body: bytes, tally: Tally) -> None:
+        """See Reading.whole."""
+        note_response(decode_response(body), tally)
+
+    def event(self, data: bytes, tally: Tally) -> bool:
+        """See Reading.event."""
+        told = decode_numbered(data)
+        if told.type == "error":
+            raise StreamBroken("the engine says that it failed")
+        is_last = told.type in LAST_RESPONSES
+        if told.response and (is_last or tally.id is None):
+            note_response(decode_response(told.response), tally)
+        self.events = max(self.events, told.sequence_number + 1)
+        return is_last
+
+
 READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
     "chat": lambda: ChatReading(b"/chat/completions"),
     "completions": lambda: ChatReading(b"/completions"),
+    "responses": ResponsesReading,
 }
 
 
@@ -109,6 +165,16 @@ def note(told: Told, tally: Tally) -> None:
         if usage is not None:
             tally.prompt_tokens = usage.prompt_tokens or tally.prompt_tokens
             tally.completion_tokens = usage.completion_tokens or tally.completion_tokens
+
+
+def note_response(response: Response, tally: Tally) -> None:
+    """Read the id and the tokens, as far as they are there."""
+    note(Told(id=response.id), tally)
+    with suppress(msgspec.DecodeError):
+        usage = decode_tokens(response.usage) if response.usage else None
+        if usage is not None:
+            tally.prompt_tokens = usage.input_tokens or tally.prompt_tokens
+            tally.completion_tokens = usage.output_tokens or tally.completion_tokens
 
 
 class FinishOf(msgspec.Struct):

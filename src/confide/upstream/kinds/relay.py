@@ -97,6 +97,7 @@ class RelayedAnswer:
         self.forwarded_sha256 = sha256
         self.is_forwarded = False
         self.last = b"" if reading.last is None else reading.last
+        self.events = 0  # numbered ones that were passed on; none where the surface does not number them
         self._is_done = False
 
     async def complete(self, tally: Tally) -> bytes:
@@ -129,7 +130,7 @@ class RelayedAnswer:
             require_event_stream(exchange)
             while not self._is_done and (data := await exchange.read()):
                 if out := self._passed(cutter.feed(data), tally):
-                    has_begun = True
+                    has_begun, self.events = True, self._reading.events
                     yield out
             if self._is_done:
                 await rest(exchange)
@@ -175,7 +176,7 @@ class RelayedAnswer:
             raw, data = piece
             if data is None:
                 out.append(raw)
-            elif data == b"[DONE]":
+            elif data == b"[DONE]" and self._reading.last is not None:
                 self.last, self._is_done = raw, True
                 break
             else:

@@ -1,12 +1,15 @@
 """An engine's answer, without what names the engine: the model is called what the client called it, where an alias
 differs; `system_fingerprint` is null and `provider` is taken out (wire contract 2.6). Everything else keeps its bytes.
+
+An event of a stream of responses has the answer, as far as it is made, in its member `response`.
 """
 
 import msgspec
 
-from confide.protocol.splice import Edit, NamedTwice, members_of, spliced, without
+from confide.protocol.splice import Edit, Member, NamedTwice, members_of, spliced, without
 
 MODEL, FINGERPRINT, PROVIDER = "model", "system_fingerprint", "provider"
+INNER = "response"
 TELLING = (b'"system_fingerprint"', b'"provider"')  # in a JSON text the quotes are escaped: these can only be names
 
 
@@ -50,8 +53,16 @@ class Unnamed:
     def _edits(self, data: bytes) -> list[Edit]:
         try:
             members = members_of(data)
+            inner = members.get(INNER)
+            if inner is None or inner.of(data)[:1] != b"{":
+                return self._edits_of(members)
+            within = self._edits_of(members_of(inner.of(data)))
         except (msgspec.DecodeError, NamedTwice) as error:
             raise ValueError("an answer that is no JSON object") from error
+        moved = [Edit(edit.start + inner.value, edit.end + inner.value, edit.text) for edit in within]
+        return self._edits_of(members) + moved
+
+    def _edits_of(self, members: dict[str, Member]) -> list[Edit]:
         edits = without(members, {PROVIDER})
         if self._model is not None and MODEL in members:
             edits.append(Edit(members[MODEL].value, members[MODEL].end, self._model))
