@@ -55,11 +55,11 @@ class Telling:
                 self._call(item)
             case MessageItem(role="assistant"):
                 self._said(item)
-            case MessageItem():
-                self.add({"role": item.role, "content": chat_content(item.content)})
             case FunctionCallOutputItem():
                 result: Message = {"role": "tool", "tool_call_id": item.call_id, "content": chat_content(item.output)}
                 self.add(result)
+            case _:
+                self.add({"role": item.role, "content": chat_content(item.content)})
 
     def add(self, message: Message) -> None:
         """A message that is not the model's, or opens its turn."""
@@ -100,11 +100,7 @@ def chat_content(content: Content) -> str | list[Message]:
 
 
 def chat_part(part: Part) -> Message:
-    match part:
-        case InputImage():
-            detail = {} if part.detail is None else {"detail": part.detail}
-            return {"type": "image_url", "image_url": {"url": part.image_url, **detail}}
-        case Refusal():
-            return {"type": "text", "text": part.refusal}
-        case _:
-            return {"type": "text", "text": part.text}
+    if isinstance(part, InputImage):
+        detail = {} if part.detail is None else {"detail": part.detail}
+        return {"type": "image_url", "image_url": {"url": part.image_url, **detail}}
+    return {"type": "text", "text": part.refusal if isinstance(part, Refusal) else part.text}
