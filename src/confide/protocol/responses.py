@@ -52,6 +52,7 @@ class ResponsesTranslation:
         self._output = Output(id.removeprefix(ID_PREFIX))
         self._framer = Framer(max_event_bytes=MOST_EVENT_BYTES)
         self._sequence_number = 0  # of the next event
+        self._fed = 0  # events before the end, which may yet turn out not to be told
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._failure: Untranslatable | None = None
@@ -77,6 +78,7 @@ class ResponsesTranslation:
             self._failure = failure
         except SseError:
             self._failure = Untranslatable("the stream: an event that is too large")
+        self._fed = self._sequence_number
         return self._written()
 
     def end(self) -> bytes:
@@ -93,7 +95,7 @@ class ResponsesTranslation:
 
     def tail(self, message: str, kind: str, status: int) -> bytes:
         """See Translation.tail."""
-        return error_event(message, status, sequence_number=self._sequence_number)
+        return error_event(message, status, sequence_number=self._fed)
 
     def _take(self, data: bytes) -> None:
         chunk = read_chunk(data)

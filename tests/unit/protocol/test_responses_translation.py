@@ -380,6 +380,13 @@ def test_a_stream_that_broke_before_its_first_event() -> None:
     assert translation().tail("The backend stopped.", "upstream_error", 502) == tail
 
 
+def test_an_end_that_is_not_told_after_all_leaves_no_gap() -> None:
+    going = translation()
+    sent = going.feed(chunk({"content": "a"}, "stop"))
+    going.end()
+    events_of(sent + going.tail("The receipt could not be kept.", "internal_error", 500))
+
+
 def test_new_ids() -> None:
     assert new_response_id(bytes(15) + b"\xab") == "resp_" + "00" * 15 + "ab"
 
