@@ -278,7 +278,7 @@ def framed(type: str, number: int | None = None, **members: object) -> bytes:
 CREATED = framed("response.created", 0, response=native("in_progress"))
 TEXT = framed("response.output_text.delta", 1, delta='the "provider" of a \\"model\\"')
 COMPLETED = framed("response.completed", 2, response=native())
-SPOKEN = {"surfaces": ["responses", "chat"]}
+SPOKEN: dict[str, Any] = {"surfaces": ["responses", "chat"]}
 
 
 async def test_an_engine_that_speaks_it_gets_and_gives_its_own_bytes(tmp_path: Path) -> None:
