@@ -29,7 +29,7 @@ def refuse_given(of: Struct, unsupported: Mapping[str, str]) -> None:
 
 
 def is_given(raw: Raw) -> bool:
-    return bytes(raw) != b"null"
+    return raw is not ABSENT and bytes(raw) != b"null"
 
 
 class FunctionTool(ClosedStruct, frozen=True):

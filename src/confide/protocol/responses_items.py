@@ -57,11 +57,10 @@ Part = InputText | OutputText | Refusal | InputImage
 Content: TypeAlias = str | Annotated[tuple[Part, ...], Meta(min_length=1)]
 
 
-def _only(kinds: type[Part] | tuple[type[Part], ...], content: Content, member: str, whose: str) -> None:
-    if isinstance(content, tuple):
-        for index, part in enumerate(content):
-            if not isinstance(part, kinds):
-                raise RuleBroken(f"{member}[{index}].type", f"is not one that {whose} takes")
+def _only(kinds: tuple[type[Part], ...], parts: tuple[Part, ...], member: str, whose: str) -> None:
+    for index, part in enumerate(parts):
+        if not isinstance(part, kinds):
+            raise RuleBroken(f"{member}[{index}].type", f"is not one that {whose} takes")
 
 
 class MessageItem(ClosedStruct, frozen=True):
@@ -75,7 +74,10 @@ class MessageItem(ClosedStruct, frozen=True):
     phase: Raw = ABSENT
 
     def __post_init__(self) -> None:
-        refuse_given(self, {"phase": NOT_DONE})
+        if is_given(self.phase):
+            raise RuleBroken("phase", NOT_DONE)
+        if isinstance(self.content, str):  # nearly always in a long conversation, and there may be a million of them
+            return
         match self.role:
             case "assistant":
                 _only((InputText, OutputText, Refusal), self.content, "content", "an assistant's message")
@@ -120,7 +122,8 @@ class FunctionCallOutputItem(ClosedStruct, frozen=True):
 
     def __post_init__(self) -> None:
         refuse_given(self, {"caller": NOT_DONE, "namespace": NOT_DONE})
-        _only((InputText, OutputText), self.output, "output", "a function's output")
+        if not isinstance(self.output, str):
+            _only((InputText, OutputText), self.output, "output", "a function's output")
 
 
 class SummaryText(ClosedStruct, frozen=True):

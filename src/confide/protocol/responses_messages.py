@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from confide.protocol.responses_items import (
     Content,
     FunctionCallItem,
-    FunctionCallOutputItem,
     InputImage,
     InputText,
     Item,
@@ -48,23 +47,24 @@ class Telling:
     def take(self, item: Item) -> None:
         """One more item."""
         match item:
+            case MessageItem():
+                if item.role == "assistant":
+                    self._said(item)
+                else:
+                    self.add({"role": item.role, "content": chat_content(item.content)})
             case ReasoningItem():
                 self._turn = None
                 self._reasoning += [item.text] if item.text else []
             case FunctionCallItem():
                 self._call(item)
-            case MessageItem(role="assistant"):
-                self._said(item)
-            case FunctionCallOutputItem():
-                result: Message = {"role": "tool", "tool_call_id": item.call_id, "content": chat_content(item.output)}
-                self.add(result)
             case _:
-                self.add({"role": item.role, "content": chat_content(item.content)})
+                self.add({"role": "tool", "tool_call_id": item.call_id, "content": chat_content(item.output)})
 
     def add(self, message: Message) -> None:
         """A message that is not the model's, or opens its turn."""
         self._turn = None
-        self._reasoning = []
+        if self._reasoning:
+            self._reasoning = []
         self.messages.append(message)
 
     def _open(self) -> Message:

@@ -115,10 +115,16 @@ def parse_responses(body: bytes) -> ResponsesRequest:
 
 
 class Reading:
-    """Reads a body member by member. `at`: where it stands, for what is said when a rule is broken there."""
+    """Reads a body member by member."""
 
     def __init__(self) -> None:
-        self.at = ""
+        self._member = ""  # the one that is read apart from the rest, and where in it
+        self._index: int | None = None
+
+    @property
+    def at(self) -> str:
+        """Where it stands, for what is said when a rule is broken there."""
+        return self._member if self._index is None else f"{self._member}[{self._index}]"
 
     def request(self, body: bytes) -> ResponsesRequest:
         if len(body) > FREE_FORM_BYTES:
@@ -134,27 +140,27 @@ class Reading:
 
     def _tools(self, raws: tuple[msgspec.Raw, ...]) -> tuple[FunctionTool, ...]:
         tools: dict[str, FunctionTool] = {}
-        for index, raw in enumerate(raws):
-            self.at = f"tools[{index}]"
+        self._member = "tools"
+        for self._index, raw in enumerate(raws):
             if decode_type(raw).type not in (None, "function"):
                 raise RuleBroken("type", "must be function: other tools are not run here")
             tool = decode_tool(raw)
             if tool.name in tools:
                 raise RuleBroken("name", "must be unique among the tools")
             tools[tool.name] = tool
-        self.at = ""
+        self._member, self._index = "", None
         return tuple(tools.values())
 
     def _items(self, raws: tuple[msgspec.Raw, ...]) -> list[Item]:
         items: list[Item] = []
-        for index, raw in enumerate(raws):
-            self.at = f"input[{index}]"
+        self._member = "input"
+        for self._index, raw in enumerate(raws):
             items.append(decode_item(raw))
-        self.at = ""
+        self._member, self._index = "", None
         return items
 
     def _provider(self, raw: msgspec.Raw) -> Mapping[str, object] | None:
-        self.at = "provider"
+        self._member = "provider"
         provider: Mapping[str, object] | None = decode_object(raw)
         return provider
 
