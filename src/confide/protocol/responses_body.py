@@ -15,6 +15,7 @@ from confide.protocol.chat_messages import FUNCTION_NAME, ClosedStruct, Function
 from confide.protocol.chat_reasoning import EFFORTS, Effort
 
 MIN_OUTPUT_TOKENS = 16
+MOST_ITEMS = 16_384  # a million tiny ones take two seconds to read, and hold up everybody else
 ABSENT = Raw(b"null")
 
 Verbosity = Literal["low", "medium", "high"]
@@ -116,7 +117,7 @@ class ResponsesBody(ClosedStruct, frozen=True):
     """A whole request before the rules between members. Decode only: the rest of the house takes a ResponsesRequest."""
 
     model: str
-    input: str | Annotated[tuple[Raw, ...], Meta(min_length=1)]
+    input: str | Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=MOST_ITEMS)]
     instructions: str | None = None
     tools: Annotated[tuple[Raw, ...], Meta(max_length=128)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedFunction | None = None
@@ -168,7 +169,7 @@ class FreeForm(Struct, frozen=True):
 
 # What members take that are a choice, follow a pattern or are bounded, by path without indices.
 EXPECTED: Mapping[str, str] = {
-    "input": "a string or an array of at least one item",
+    "input": f"a string or an array of 1 to {MOST_ITEMS} items",
     "metadata": "an object of at most 16 strings",
     "tools[].type": "function: other tools are not run here",
     "tools[].name": FUNCTION_NAME,

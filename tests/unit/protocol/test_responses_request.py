@@ -199,6 +199,7 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"model": None}, "model"),
     ({"input": None}, "input"),
     ({"input": []}, "input"),
+    ({"input": [{}] * 16_385}, "input"),
     ({"input": 3}, "input"),
     ({"input": [3]}, "input[0]"),
     ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1].type"),
