@@ -295,7 +295,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"reasoning": {"max_tokens": 5, "enabled": False}}, "reasoning.enabled"),
     ({"reasoning": {"exclude": True}, "include_reasoning": True}, "reasoning.exclude"),
     ({"reasoning": {"exclude": False}, "include_reasoning": False}, "reasoning.exclude"),
-    ({"reasoning_effort": "high"}, "reasoning"),  # the model does not reason
+    ({"reasoning_effort": "high"}, "reasoning_effort"),  # the model does not reason
     ({"reasoning": {"max_tokens": 10}}, "reasoning"),
     ({"verbosity": "CANARY"}, "verbosity"),
     ({"functions": [{"name": "CANARY"}]}, "functions"),

@@ -60,6 +60,13 @@ SUPPORTED = frozenset(
         "top_p",
     }
 )
+# Those that it refuses where they ask for something, and what is said then.
+NO_REASONING = "this model does not reason; leave it out, or ask for effort none"
+NOT_HONOURED = {
+    "chat_template_kwargs": "this model takes no template arguments; leave it out",
+    "reasoning": NO_REASONING,
+    "reasoning_effort": NO_REASONING,
+}
 ENGINE_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws its own seed when it is given this one
 # The contract has no defaults for these three; small models ramble and loop without them.
 DEFAULT_TOP_K = 40
@@ -154,10 +161,11 @@ def characters(value: object) -> int:
 
 def refuse_unsupported(request: ChatRequest) -> None:
     """Raise InvalidRequest for what the contract names and this engine does not do."""
-    if request.chat_template_kwargs:
-        raise InvalidRequest("this model takes no template arguments; leave it out", param="chat_template_kwargs")
+    refused = "chat_template_kwargs" if request.chat_template_kwargs else None
     if request.reasoning.enabled:
-        raise InvalidRequest("this model does not reason; leave it out, or ask for effort none", param="reasoning")
+        refused = refused or request.reasoning.asked_by
+    if refused is not None:
+        raise InvalidRequest(NOT_HONOURED[refused], param=refused)
 
 
 def constraint(request: ChatRequest) -> Constraint:

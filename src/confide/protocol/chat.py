@@ -41,6 +41,7 @@ UNSUPPORTED = {
     "prediction": "is not supported: leave it out",
     "web_search_options": "is not supported: leave it out",
 }
+LIMITED = {"modalities": 'must be ["text"]'}  # members that may be sent as long as they ask for nothing
 
 
 class ChatRequest(AsSent, frozen=True):
@@ -154,7 +155,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
         if getattr(body, member) is not None:
             raise RuleBroken(member, problem)
     if body.modalities is not None and body.modalities != ["text"]:
-        raise RuleBroken("modalities", 'must be ["text"]')
+        raise RuleBroken("modalities", LIMITED["modalities"])
 
 
 def _include_usage(body: ChatBody) -> bool:

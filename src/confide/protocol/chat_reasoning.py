@@ -20,12 +20,16 @@ class ReasoningMember(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """What the three members say together. None: not said, the model's own default stands."""
+    """What the three members say together. None: not said, the model's own default stands.
+
+    `asked_by`: the member that a refusal of reasoning has to name.
+    """
 
     effort: Effort | None = None
     max_tokens: int | None = None
     enabled: bool | None = None
     exclude: bool = False  # leave the reasoning text out of the answer, not out of the token counts
+    asked_by: Literal["reasoning", "reasoning_effort"] = "reasoning"
 
 
 NOT_SAID = Reasoning()
@@ -36,6 +40,7 @@ def combine(member: ReasoningMember | None, effort: Effort | None, include: bool
     if member is None and effort is None and include is None:
         return NOT_SAID
     sent = member or ReasoningMember()
+    is_outer = effort is not None and sent.effort is None and sent.enabled is None
     effort = _agreed_effort(sent.effort, effort)
     if effort is not None and sent.max_tokens is not None:
         raise RuleBroken("reasoning.max_tokens", "cannot be combined with an effort: send one of them")
@@ -46,6 +51,7 @@ def combine(member: ReasoningMember | None, effort: Effort | None, include: bool
         max_tokens=sent.max_tokens,
         enabled=_agreed_enabled(sent, effort),
         exclude=bool(sent.exclude) or include is False,
+        asked_by="reasoning_effort" if is_outer else "reasoning",
     )
 
 

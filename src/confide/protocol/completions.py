@@ -29,6 +29,10 @@ from confide.protocol.text_inputs import Text, read_texts
 DEFAULT_MAX_TOKENS = 16
 MOST_CHOICES = 128
 
+UNSUPPORTED = {"suffix": "is not supported: leave it out"}
+# Members that may be sent as long as they ask for nothing.
+LIMITED = {"best_of": "must be n, or left out: every choice that is made is returned"}
+
 
 class CompletionBody(ClosedStruct, frozen=True):
     """As sent. None: absent."""
@@ -111,9 +115,9 @@ def new_completion_id(random: bytes) -> str:
 def normalised(body: CompletionBody) -> CompletionRequest:
     n = body.n or 1
     if body.best_of is not None and body.best_of != n:
-        raise RuleBroken("best_of", "must be n, or left out: every choice that is made is returned")
+        raise RuleBroken("best_of", LIMITED["best_of"])
     if body.suffix:
-        raise RuleBroken("suffix", "is not supported: leave it out")
+        raise RuleBroken("suffix", UNSUPPORTED["suffix"])
     if body.stream_options is not None and not body.stream:
         raise RuleBroken("stream_options", "is only allowed with stream: true")
     if body.echo and body.logprobs is not None:

@@ -113,6 +113,12 @@ UNSUPPORTED: Mapping[str, str] = {
 }
 
 
+# Members that may be sent as long as they ask for nothing.
+LIMITED: Mapping[str, str] = {
+    "background": "must be false: answers are not kept here, so there would be none to fetch",
+}
+
+
 class ResponsesBody(ClosedStruct, frozen=True):
     """A whole request before the rules between members. Decode only: the rest of the house takes a ResponsesRequest."""
 
@@ -155,7 +161,7 @@ class ResponsesBody(ClosedStruct, frozen=True):
     def __post_init__(self) -> None:
         refuse_given(self, UNSUPPORTED)
         if self.background:
-            raise RuleBroken("background", "must be false: answers are not kept here, so there would be none to fetch")
+            raise RuleBroken("background", LIMITED["background"])
 
 
 class FreeForm(Struct, frozen=True):

@@ -113,8 +113,8 @@ TAKEN: list[tuple[dict[str, Any], str, object]] = [
     # 2.2, reasoning
     ({}, "reasoning", Reasoning()),
     ({"reasoning": {}}, "reasoning", Reasoning()),
-    ({"reasoning_effort": "high"}, "reasoning", Reasoning(effort="high", enabled=True)),
-    ({"reasoning_effort": "none"}, "reasoning", Reasoning(effort="none", enabled=False)),
+    ({"reasoning_effort": "high"}, "reasoning", Reasoning(effort="high", enabled=True, asked_by="reasoning_effort")),
+    ({"reasoning_effort": "none"}, "reasoning", Reasoning(effort="none", enabled=False, asked_by="reasoning_effort")),
     ({"reasoning": {"effort": "max"}, "reasoning_effort": "max"}, "reasoning", Reasoning(effort="max", enabled=True)),
     ({"reasoning": {"max_tokens": 1}}, "reasoning", Reasoning(max_tokens=1, enabled=True)),
     ({"reasoning": {"max_tokens": 1, "enabled": True}}, "reasoning", Reasoning(max_tokens=1, enabled=True)),
