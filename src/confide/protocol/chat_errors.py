@@ -16,6 +16,7 @@ EXPECTED = re.compile(
     r"\AExpected `(?P<types>[a-z |]+)`(?P<bound>(?: of length)? [<>]=? [-0-9.]+)?(?:, got `(?P<got>\w+)`)?"
 )
 MISSING = re.compile(r"\AObject missing required field `(?P<member>\w+)`")
+UNKNOWN = re.compile(r"\AObject contains unknown field `(?:(?P<member>[A-Za-z_][A-Za-z0-9_]{0,63})`)?")
 OFFSET = re.compile(r"\(byte \d+\)")
 INDEX = re.compile(r"\[\d+\]")
 
@@ -78,7 +79,16 @@ def _misfit(error: msgspec.ValidationError, expected: Mapping[str, str]) -> Inva
     param = path.partition("[...]")[0]  # members of a free-form object are the caller's words
     if known := expected.get(INDEX.sub("[]", param)):
         return _refusal(param, f"must be {known}")
+    if unknown := UNKNOWN.match(problem):
+        return _unknown(path, unknown["member"])
     return _refusal(param, _in_words(problem))
+
+
+def _unknown(path: str, member: str | None) -> InvalidRequest:
+    """Named where it looks like a name: what does not is the caller's text."""
+    if member is None:
+        return _refusal(path, "has a member that is not known here")
+    return _refusal(_join(path, member), "is not known here: leave it out")
 
 
 def _join(path: str, member: str) -> str:
