@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from confide.protocol.chat_errors import RuleBroken
-from confide.protocol.chat_messages import PromptStruct
+from confide.protocol.chat_messages import ClosedStruct
 
 REMOTE_IMAGE = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 ABSENT = (b"", b"null")
@@ -20,11 +20,7 @@ ABSENT = (b"", b"null")
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class Closed(PromptStruct, frozen=True, forbid_unknown_fields=True):
-    """A struct that takes no other members."""
-
-
-class CacheControl(Closed, frozen=True):
+class CacheControl(ClosedStruct, frozen=True):
     """A hint where a prefix ends that is worth keeping. Taken and without effect: nothing is kept between requests."""
 
     type: Literal["ephemeral"]
@@ -61,7 +57,7 @@ def check_no_citations(citations: Raw) -> None:
         check_absent("citations", citations)
 
 
-class TextBlock(Closed, frozen=True, tag_field="type", tag="text"):
+class TextBlock(ClosedStruct, frozen=True, tag_field="type", tag="text"):
     """`{"type":"text"}`."""
 
     text: str
@@ -72,7 +68,7 @@ class TextBlock(Closed, frozen=True, tag_field="type", tag="text"):
         check_no_citations(self.citations)
 
 
-class OnlyText(Closed, frozen=True):
+class OnlyText(ClosedStruct, frozen=True):
     """A text block where there is no other kind. Not a tagged struct: a lone one would be decoded without its type."""
 
     type: Literal["text"]
@@ -84,7 +80,7 @@ class OnlyText(Closed, frozen=True):
         check_no_citations(self.citations)
 
 
-class Base64Image(Closed, frozen=True, tag_field="type", tag="base64"):
+class Base64Image(ClosedStruct, frozen=True, tag_field="type", tag="base64"):
     """An image in the request; the payload is not looked at here."""
 
     media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
@@ -95,7 +91,7 @@ class Base64Image(Closed, frozen=True, tag_field="type", tag="base64"):
         return f"data:{self.media_type};base64,{self.data}"
 
 
-class RemoteImage(Closed, frozen=True, tag_field="type", tag="url"):
+class RemoteImage(ClosedStruct, frozen=True, tag_field="type", tag="url"):
     """An image that would have to be fetched."""
 
     url: str
@@ -109,14 +105,14 @@ class RemoteImage(Closed, frozen=True, tag_field="type", tag="url"):
         return self.url
 
 
-class ImageBlock(Closed, frozen=True, tag_field="type", tag="image"):
+class ImageBlock(ClosedStruct, frozen=True, tag_field="type", tag="image"):
     """`{"type":"image"}`."""
 
     source: Base64Image | RemoteImage
     cache_control: CacheControl | None = None
 
 
-class ToolResultBlock(Closed, frozen=True, tag_field="type", tag="tool_result"):
+class ToolResultBlock(ClosedStruct, frozen=True, tag_field="type", tag="tool_result"):
     """What a call of the model's gave. Absent content is empty text."""
 
     tool_use_id: NonEmpty
@@ -129,7 +125,7 @@ class ToolResultBlock(Closed, frozen=True, tag_field="type", tag="tool_result"):
         check_absent("toolset_name", self.toolset_name)
 
 
-class ToolUseBlock(Closed, frozen=True, tag_field="type", tag="tool_use"):
+class ToolUseBlock(ClosedStruct, frozen=True, tag_field="type", tag="tool_use"):
     """A call of an earlier answer. `input`: a JSON object."""
 
     id: NonEmpty
@@ -146,7 +142,7 @@ class ToolUseBlock(Closed, frozen=True, tag_field="type", tag="tool_use"):
             raise RuleBroken("caller", 'must be {"type":"direct"}: the model calls tools itself')
 
 
-class Caller(Closed, frozen=True):
+class Caller(ClosedStruct, frozen=True):
     type: Literal["direct"]
 
 
@@ -158,14 +154,14 @@ def is_direct(caller: Raw) -> bool:
     return True
 
 
-class ThinkingBlock(Closed, frozen=True, tag_field="type", tag="thinking"):
+class ThinkingBlock(ClosedStruct, frozen=True, tag_field="type", tag="thinking"):
     """The reasoning of an earlier answer. No signature is checked: reasoning is text like any other here."""
 
     thinking: str
     signature: str | None = None
 
 
-class RedactedThinkingBlock(Closed, frozen=True, tag_field="type", tag="redacted_thinking"):
+class RedactedThinkingBlock(ClosedStruct, frozen=True, tag_field="type", tag="redacted_thinking"):
     """Reasoning that another service sealed for itself. There is nothing in it that a model here could read."""
 
     data: str
@@ -176,19 +172,19 @@ AssistantBlock = TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBloc
 OnlyTextContent = str | Annotated[tuple[OnlyText, ...], msgspec.Meta(min_length=1)]
 
 
-class UserMessage(Closed, frozen=True, tag_field="role", tag="user"):
+class UserMessage(ClosedStruct, frozen=True, tag_field="role", tag="user"):
     """Text, images, and the results of the calls of the message before."""
 
     content: str | Annotated[tuple[UserBlock, ...], msgspec.Meta(min_length=1)]
 
 
-class AssistantMessage(Closed, frozen=True, tag_field="role", tag="assistant"):
+class AssistantMessage(ClosedStruct, frozen=True, tag_field="role", tag="assistant"):
     """An earlier answer."""
 
     content: str | Annotated[tuple[AssistantBlock, ...], msgspec.Meta(min_length=1)]
 
 
-class SystemMessage(Closed, frozen=True, tag_field="role", tag="system"):
+class SystemMessage(ClosedStruct, frozen=True, tag_field="role", tag="system"):
     """Instructions in the midst of a conversation, as the current SDK has them."""
 
     content: OnlyTextContent

@@ -11,11 +11,10 @@ from msgspec import Meta, Raw
 
 from confide.protocol.chat_body import MAX_TOKEN_ID, StopText, TokenCount
 from confide.protocol.chat_errors import RuleBroken
-from confide.protocol.chat_messages import FUNCTION_NAME, FunctionName
+from confide.protocol.chat_messages import FUNCTION_NAME, ClosedStruct, FunctionName
 from confide.protocol.messages_blocks import EXPECTED as EXPECTED_IN_MESSAGES
 from confide.protocol.messages_blocks import (
     CacheControl,
-    Closed,
     Message,
     OnlyTextContent,
     check_absent,
@@ -31,7 +30,7 @@ class SchemaHead(msgspec.Struct, frozen=True):
     type: Literal["object"] = "object"
 
 
-class Tool(Closed, frozen=True):
+class Tool(ClosedStruct, frozen=True):
     """A tool of the client's. `input_schema`: a JSON schema of an object."""
 
     name: FunctionName
@@ -62,47 +61,47 @@ def is_object_schema(schema: Raw) -> bool:
     return True
 
 
-class AutoChoice(Closed, frozen=True, tag_field="type", tag="auto"):
+class AutoChoice(ClosedStruct, frozen=True, tag_field="type", tag="auto"):
     """The model decides."""
 
     disable_parallel_tool_use: bool | None = None
 
 
-class AnyChoice(Closed, frozen=True, tag_field="type", tag="any"):
+class AnyChoice(ClosedStruct, frozen=True, tag_field="type", tag="any"):
     """The model calls some tool."""
 
     disable_parallel_tool_use: bool | None = None
 
 
-class ToolChoice(Closed, frozen=True, tag_field="type", tag="tool"):
+class ToolChoice(ClosedStruct, frozen=True, tag_field="type", tag="tool"):
     """The model calls this tool."""
 
     name: str
     disable_parallel_tool_use: bool | None = None
 
 
-class NoneChoice(Closed, frozen=True, tag_field="type", tag="none"):
+class NoneChoice(ClosedStruct, frozen=True, tag_field="type", tag="none"):
     """The model calls no tool."""
 
 
-class ThinkingEnabled(Closed, frozen=True, tag_field="type", tag="enabled"):
+class ThinkingEnabled(ClosedStruct, frozen=True, tag_field="type", tag="enabled"):
     """Think, for so many tokens at most. `display` omitted: leave the thinking out of the answer."""
 
     budget_tokens: TokenCount
     display: Literal["summarized", "omitted"] | None = None
 
 
-class ThinkingAdaptive(Closed, frozen=True, tag_field="type", tag="adaptive"):
+class ThinkingAdaptive(ClosedStruct, frozen=True, tag_field="type", tag="adaptive"):
     """The model decides whether and how much to think."""
 
     display: Literal["summarized", "omitted"] | None = None
 
 
-class ThinkingDisabled(Closed, frozen=True, tag_field="type", tag="disabled"):
+class ThinkingDisabled(ClosedStruct, frozen=True, tag_field="type", tag="disabled"):
     """Do not think."""
 
 
-class JsonFormat(Closed, frozen=True):
+class JsonFormat(ClosedStruct, frozen=True):
     """The answer is JSON text valid under `schema`."""
 
     type: Literal["json_schema"]
@@ -112,20 +111,20 @@ class JsonFormat(Closed, frozen=True):
         check_object("schema", self.schema)
 
 
-class OutputConfig(Closed, frozen=True):
+class OutputConfig(ClosedStruct, frozen=True):
     """What the answer is to be like."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
 
 
-class Metadata(Closed, frozen=True):
+class Metadata(ClosedStruct, frozen=True):
     """Accepted, never echoed, never logged."""
 
     user_id: str | None = None
 
 
-class PromptBody(Closed, frozen=True):
+class PromptBody(ClosedStruct, frozen=True):
     """What the model is shown and how it is to answer: the members that counting tokens takes too."""
 
     model: str

@@ -29,14 +29,17 @@ MESSAGES_DECODER = msgspec.json.Decoder(MessagesBody)
 COUNT_DECODER = msgspec.json.Decoder(PromptBody)
 Body = TypeVar("Body", bound=PromptBody)
 
-# The member of a Messages request that stands behind a member of the chat request made of it, where names differ.
-NAMES = {
+# Members of a chat request, as an error about the one made of a Messages request names them, and what stands behind them
+# there. Messages and tools are numbered otherwise in the one than in the other, so of those only the name is kept.
+RENAMED = {
     "max_completion_tokens": "max_tokens",
+    "messages": "messages",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "reasoning": "thinking",
     "reasoning_effort": "output_config.effort",
     "response_format": "output_config.format",
     "stop": "stop_sequences",
+    "tools": "tools",
     "user": "metadata.user_id",
 }
 
@@ -108,15 +111,6 @@ def new_message_id(random: bytes) -> str:
     if len(random) != 16:
         raise ValueError(f"got {len(random)} random bytes, expected 16")
     return f"msg_{random.hex()}"
-
-
-def own_member(param: str) -> str:
-    """The name, in a Messages request, of what an error calls `param` in the chat request made of it.
-
-    Messages are numbered otherwise there, so of those only the name is kept.
-    """
-    name = param.partition(".")[0].partition("[")[0]
-    return NAMES.get(name, name)
 
 
 def _parsed(body: bytes, decoder: "msgspec.json.Decoder[Body]") -> Body:
