@@ -152,7 +152,7 @@ def text_content(content: str | tuple[OnlyText, ...]) -> object:
 
 
 def joined(texts: list[str]) -> object:
-    """One text is a string, which every engine takes; several stay apart, as only the engine knows what separates them."""
+    """One text is a string, which every engine takes; several stay apart: joining them is its own matter."""
     if len(texts) > 1:
         return [text_part(text) for text in texts]
     return texts[0] if texts else ""

@@ -5,6 +5,7 @@ chat (wire contract 2). Not checked here: whether the model exists and can do it
 schemas (the engine's), and the payload of images.
 """
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -29,8 +30,8 @@ MESSAGES_DECODER = msgspec.json.Decoder(MessagesBody)
 COUNT_DECODER = msgspec.json.Decoder(PromptBody)
 Body = TypeVar("Body", bound=PromptBody)
 
-# Members of a chat request, as an error about the one made of a Messages request names them, and what stands behind them
-# there. Messages and tools are numbered otherwise in the one than in the other, so of those only the name is kept.
+# Members of chat that an error may name, and what stands behind them in a Messages request. Messages are numbered
+# otherwise there, so of those only the name is kept.
 RENAMED = {
     "max_completion_tokens": "max_tokens",
     "messages": "messages",
@@ -61,6 +62,11 @@ class MessagesRequest:
     def stream(self) -> bool:
         """Whether the answer is an event stream."""
         return bool(self._sent.stream)
+
+    @property
+    def provider(self) -> Mapping[str, object] | None:
+        """The constraints and what else stands there (wire contract 7.4), None without."""
+        return provider_of(self._sent)
 
     @property
     def stop_sequences(self) -> tuple[str, ...]:
@@ -113,6 +119,10 @@ def new_message_id(random: bytes) -> str:
     return f"msg_{random.hex()}"
 
 
+def provider_of(sent: PromptBody) -> dict[str, object] | None:
+    return None if is_absent(sent.provider) else msgspec.json.decode(sent.provider, type=dict[str, object])
+
+
 def _parsed(body: bytes, decoder: "msgspec.json.Decoder[Body]") -> Body:
     try:
         sent = decoder.decode(body)
@@ -128,12 +138,13 @@ def _check(sent: PromptBody) -> None:
     for member, problem in UNSUPPORTED.items():
         if not is_absent(getattr(sent, member, msgspec.Raw())):
             raise RuleBroken(member, problem)
-    if not is_absent(sent.provider):
-        check_object("provider", sent.provider)
     if isinstance(sent.messages[-1], AssistantMessage):
         last = len(sent.messages) - 1
         raise RuleBroken(f"messages[{last}].role", "must be user in the last message: no answer is begun for the model")
     _check_free_form(sent)
+    if not is_absent(sent.provider):
+        check_object("provider", sent.provider)
+        provider_of(sent)  # it may be nested too deeply
     _check_tools(sent)
     _check_thinking(sent)
 
