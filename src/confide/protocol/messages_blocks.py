@@ -192,7 +192,6 @@ class SystemMessage(ClosedStruct, frozen=True, tag_field="role", tag="system"):
 
 Message = UserMessage | AssistantMessage | SystemMessage
 
-CACHE_CONTROL = 'a hint {"type":"ephemeral"}, with ttl 5m or 1h or without'
 IMAGE_TYPES = "image/jpeg, image/png, image/gif or image/webp"
 SOURCES = "base64 or url"
 

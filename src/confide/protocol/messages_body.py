@@ -170,9 +170,13 @@ UNSUPPORTED: Mapping[str, str] = {
     "user_profile_id": "is not supported: use metadata.user_id",
 }
 
+CACHED = ("", "system[].", "tools[].", "messages[].content[].", "messages[].content[].content[].")
+
 # What members take that are a choice or follow a pattern, by path without indices.
 EXPECTED: Mapping[str, str] = {
     **EXPECTED_IN_MESSAGES,
+    **{f"{place}cache_control.type": "ephemeral" for place in CACHED},
+    **{f"{place}cache_control.ttl": "5m or 1h" for place in CACHED},
     "stop_sequences": "an array of at most 4 strings, none of them empty",
     "tools[].type": "custom: this service runs no tools of its own",
     "tools[].name": FUNCTION_NAME,

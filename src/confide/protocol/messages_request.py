@@ -85,6 +85,7 @@ class CountTokensRequest:
     """A request to count the tokens of a prompt."""
 
     __slots__ = ("_sent",)
+    stream = False
 
     def __init__(self, sent: PromptBody) -> None:
         self._sent = sent
@@ -93,6 +94,11 @@ class CountTokensRequest:
     def model(self) -> str:
         """As sent; ids are compared byte for byte."""
         return self._sent.model
+
+    @property
+    def provider(self) -> Mapping[str, object] | None:
+        """The constraints and what else stands there (wire contract 7.4), None without."""
+        return provider_of(self._sent)
 
     def chat_body(self) -> bytes:
         """The chat request whose prompt is to be counted."""
