@@ -1,6 +1,7 @@
 """Messages by way of chat: nothing is lost, wherever a stream is cut, and the official SDK reads all of it."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ REQUEST = parse_messages(
         }
     ).encode()
 )
+Draw = Callable[..., Any]
 FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -66,12 +68,12 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def cut(draw: st.DrawFn, text: str) -> list[str]:
+def cut(draw: Draw, text: str) -> list[str]:
     points = sorted(draw(st.lists(st.integers(0, len(text)), max_size=3)))
     return [text[begin:end] for begin, end in zip([0, *points], [*points, len(text)], strict=True)]
 
 
-def streamed(draw: st.DrawFn, answer: dict[str, Any]) -> bytes:
+def streamed(draw: Draw, answer: dict[str, Any]) -> bytes:
     """The same answer as a stream. The pieces of its calls are mixed, as far as each call stays in order."""
     [choice] = answer["choices"]
     message = choice["message"]
@@ -95,7 +97,7 @@ def streamed(draw: st.DrawFn, answer: dict[str, Any]) -> bytes:
     return ("".join(parts) + f"data: [DONE]{line}{line}").encode()
 
 
-def call_deltas(draw: st.DrawFn, index: int, call: dict[str, Any]) -> list[dict[str, Any]]:
+def call_deltas(draw: Draw, index: int, call: dict[str, Any]) -> list[dict[str, Any]]:
     head = {"index": index, "id": call["id"], "type": "function", "function": {"name": call["function"]["name"]}}
     pieces = cut(draw, call["function"]["arguments"])
     return [{"tool_calls": [head]}] + [

@@ -23,11 +23,13 @@ class StreamBroken(ConfideError):
 
 class Reading(Protocol):
     """For one answer. `path`: where it is asked for, below the path of the API. `last`: what ends a stream whose engine
-    left that out, None where it must not.
+    left that out, None where it must not. `inside`: the member of an event that holds the answer, None where the event
+    is the answer's own.
     """
 
     path: bytes
     last: bytes | None
+    inside: str | None
 
     def whole(self, body: bytes, tally: Tally) -> None:
         """A buffered answer. Raises StreamBroken or msgspec.DecodeError for what is none."""
@@ -64,6 +66,7 @@ class ChatReading:
     """Chat completions, and text completions, which look the same from here (wire contract 2.6, 2.7, 3.3)."""
 
     last: bytes | None = DONE
+    inside: str | None = None
 
     def __init__(self, path: bytes) -> None:
         self.path = path
@@ -92,23 +95,87 @@ class ChatReading:
         return any(has_finish_reason(data) for data in self._latest)
 
 
+class MessageUsage(msgspec.Struct):
+    input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class ToldMessage(msgspec.Struct):
+    """What is read of a message, or of one event of it."""
+
+    type: str = ""
+    id: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+
+
+decode_message = msgspec.json.Decoder(ToldMessage).decode
+decode_message_usage = msgspec.json.Decoder(MessageUsage | None).decode
+
+
+class MessagesReading:
+    """Anthropic Messages (wire contract 3.5). Its last event cannot be left out: it is what makes a stream whole."""
+
+    path = b"/messages"
+    last: bytes | None = None
+    inside: str | None = "message"
+    has_finished = False
+
+    def whole(self, body: bytes, tally: Tally) -> None:
+        """See Reading.whole."""
+        told = decode_message(body)
+        if told.type != "message":  # an error with status 200, for example
+            raise StreamBroken("an answer that is no message")
+        note_message(told, tally)
+
+    def event(self, data: bytes, tally: Tally) -> bool:
+        """See Reading.event."""
+        told = decode_message(data)
+        if told.type == "error":
+            raise StreamBroken("the engine says that it failed")
+        if told.type == "message_start":
+            note_message(decode_message(told.message), tally)
+        elif told.type == "message_delta":
+            note_message(told, tally)
+        return told.type == "message_stop"
+
+
 READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
     "chat": lambda: ChatReading(b"/chat/completions"),
     "completions": lambda: ChatReading(b"/completions"),
+    "messages": MessagesReading,
 }
 
 
 def note(told: Told, tally: Tally) -> None:
     """Read the id and the tokens, as far as they are there."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
-        answer_id = msgspec.json.decode(told.id, type=str) if told.id and tally.id is None else None
-        if answer_id is not None and len(answer_id) <= ID_MOST:
-            tally.id = answer_id
+    note_id(told.id, tally)
     with suppress(msgspec.DecodeError):
         usage = decode_usage(told.usage) if told.usage else None
         if usage is not None:
             tally.prompt_tokens = usage.prompt_tokens or tally.prompt_tokens
             tally.completion_tokens = usage.completion_tokens or tally.completion_tokens
+
+
+def note_id(given: msgspec.Raw, tally: Tally) -> None:
+    """The first id counts."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        answer_id = msgspec.json.decode(given, type=str) if given and tally.id is None else None
+        if answer_id is not None and len(answer_id) <= ID_MOST:
+            tally.id = answer_id
+
+
+def note_message(told: ToldMessage, tally: Tally) -> None:
+    """Read the id and the tokens; those of the prompt that a cache held are counted apart in a message."""
+    note_id(told.id, tally)
+    with suppress(msgspec.DecodeError):
+        usage = decode_message_usage(told.usage) if told.usage else None
+        if usage is not None:
+            cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
+            tally.prompt_tokens = (usage.input_tokens or 0) + cached or tally.prompt_tokens
+            tally.completion_tokens = usage.output_tokens or tally.completion_tokens
 
 
 class FinishOf(msgspec.Struct):

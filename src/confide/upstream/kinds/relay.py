@@ -73,7 +73,9 @@ class Relay:
         )
         sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
         reading = READINGS[prompt.surface]()
-        return RelayedAnswer(self, body, sha256, reading, Unnamed(asked.model if model != asked.model else None))
+        return RelayedAnswer(
+            self, body, sha256, reading, Unnamed(asked.model if model != asked.model else None, inside=reading.inside)
+        )
 
     async def send(self, path: bytes, body: bytes) -> Exchange:
         """`path`: of the surface, below that of the API. Raises ChannelError."""
