@@ -188,6 +188,7 @@ def test_errors_are_the_sdks_own(
 def test_an_answer_that_is_proven(service: Running) -> None:
     policy = confide.Policy(trust_roots=(service.home / "simulator" / "root.pem",), require_channel=False)
     with Anthropic(base_url=service.url, api_key="any", http_client=confide.Client(policy)) as client:
+        assert client.messages.count_tokens(model=MODEL, messages=HELLO).input_tokens > 5
         answer = client.messages.create(model=MODEL, max_tokens=4, messages=HELLO)
         assert confide.proof(answer).chat_id == answer.id
         with client.messages.stream(model=MODEL, max_tokens=4, messages=HELLO) as stream:
