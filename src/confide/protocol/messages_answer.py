@@ -1,71 +1,13 @@
 """From a buffered answer of chat to an Anthropic message (wire contract 2.6, 3.5)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, TypeVar
 
 import msgspec
 
-from confide.protocol.chat_errors import refusal
+from confide.protocol.chat_answer import Call, Said, Usage, read_answer
 from confide.protocol.translation import Untranslatable
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Decoded = TypeVar("Decoded")
-
-
-class PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: Count | None = None
-
-
-class CompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: Count | None = None
-
-
-class ChatUsage(msgspec.Struct, frozen=True):
-    """Zero where the engine counted nothing."""
-
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
-
-
-NOT_COUNTED = ChatUsage()
-
-
-class ChatFunction(msgspec.Struct, frozen=True):
-    name: str
-    arguments: str
-
-
-class ChatCall(msgspec.Struct, frozen=True):
-    id: str
-    function: ChatFunction
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    """Engines call reasoning by either name, some by both."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: tuple[ChatCall, ...] | None = None
-
-
-class ChatChoice(msgspec.Struct, frozen=True):
-    """`stop_reason`: of some engines, the stop text that was met."""
-
-    message: ChatMessage
-    finish_reason: str | None = None
-    stop_reason: object = None
-
-
-class ChatAnswer(msgspec.Struct, frozen=True):
-    choices: Annotated[tuple[ChatChoice, ...], msgspec.Meta(min_length=1)]
-    usage: ChatUsage | None = None
-
-
-ANSWER = msgspec.json.Decoder(ChatAnswer)
+NOT_COUNTED = Usage()
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -96,7 +38,7 @@ def stop_of(
     return Stop("tool_use" if reason == "end_turn" and has_calls else reason)
 
 
-def usage_document(usage: ChatUsage) -> dict[str, object]:
+def usage_document(usage: Usage) -> dict[str, object]:
     """The counts as Messages has them: of the prompt, tokens that were read from a cache are counted apart."""
     prompt, details = usage.prompt_tokens or 0, usage.prompt_tokens_details
     cached = 0 if details is None else min(details.cached_tokens or 0, prompt)
@@ -110,7 +52,7 @@ def usage_document(usage: ChatUsage) -> dict[str, object]:
     return document if thinking is None else document | {"output_tokens_details": {"thinking_tokens": thinking}}
 
 
-def message_document(id: str, model: str, content: Sequence[object], stop: Stop | None, usage: ChatUsage) -> object:
+def message_document(id: str, model: str, content: Sequence[object], stop: Stop | None, usage: Usage) -> object:
     """A message; one whose stream begins has no content and no `stop` yet."""
     return {
         "id": id,
@@ -125,10 +67,8 @@ def message_document(id: str, model: str, content: Sequence[object], stop: Stop 
 
 
 def whole_message(body: bytes, *, id: str, model: str, sequences: Sequence[str]) -> bytes:
-    """The message for a buffered answer of chat, of which the first choice counts. Raises Untranslatable."""
-    answer = decoded(ANSWER, body)
-    choice = answer.choices[0]
-    message = choice.message
+    """The message for a buffered answer of chat. Raises Untranslatable."""
+    message, choice, usage = read_answer(body)
     stop = stop_of(
         choice.finish_reason,
         choice.stop_reason,
@@ -137,21 +77,23 @@ def whole_message(body: bytes, *, id: str, model: str, sequences: Sequence[str])
         is_refused=bool(message.refusal),
     )
     content = [*text_blocks(message), *call_blocks(message.tool_calls or (), is_cut=stop.reason == "max_tokens")]
-    return msgspec.json.encode(message_document(id, model, content, stop, answer.usage or NOT_COUNTED))
+    return msgspec.json.encode(message_document(id, model, content, stop, usage or NOT_COUNTED))
 
 
-def text_blocks(message: ChatMessage) -> Iterator[object]:
+def text_blocks(message: Said) -> Iterator[object]:
     """What was thought, then what is said. Empty text is no block, as it is none in a stream."""
-    if thinking := message.reasoning_content or message.reasoning:
+    if thinking := message.thought:
         yield {"type": "thinking", "thinking": thinking, "signature": ""}
     if text := (message.content or "") + (message.refusal or ""):
         yield {"type": "text", "text": text}
 
 
-def call_blocks(calls: Sequence[ChatCall], *, is_cut: bool) -> Iterator[object]:
+def call_blocks(calls: Sequence[Call], *, is_cut: bool) -> Iterator[object]:
     """The calls. One that the token limit cut has no input that could be told, and is left out: the stop says why."""
     for index, call in enumerate(calls):
-        arguments = input_of(call.function.arguments)
+        if not call.id or call.function is None or not call.function.name:
+            raise Untranslatable(f"tool_calls[{index}] has no id or no name")
+        arguments = input_of(call.function.arguments or "")
         if arguments is not None:
             yield {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments}
         elif not is_cut:
@@ -168,12 +110,3 @@ def input_of(arguments: str) -> msgspec.Raw | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     return msgspec.Raw(raw)
-
-
-def decoded(decoder: "msgspec.json.Decoder[Decoded]", data: bytes) -> Decoded:
-    """`data` as what an engine is to send. Raises Untranslatable."""
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        member = refusal(error, {}).param
-    raise Untranslatable(f"{member or 'the answer'} is not as chat has it")

@@ -11,54 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from confide.protocol.chat_answer import Call, CalledFunction, Choice, Said, read_chunk
 from confide.protocol.json_object import JsonObject
-from confide.protocol.messages_answer import (
-    NOT_COUNTED,
-    ChatUsage,
-    decoded,
-    input_of,
-    message_document,
-    stop_of,
-    usage_document,
-)
+from confide.protocol.messages_answer import NOT_COUNTED, input_of, message_document, stop_of, usage_document
 from confide.protocol.translation import Untranslatable
 
 Kind = Literal["text", "thinking"]
-
-
-class FunctionDelta(msgspec.Struct, frozen=True, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class CallDelta(msgspec.Struct, frozen=True):
-    index: int
-    id: str | None = None
-    function: FunctionDelta | None = None
-
-
-class Delta(msgspec.Struct, frozen=True):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: tuple[CallDelta, ...] | None = None
-
-
-class ChunkChoice(msgspec.Struct, frozen=True):
-    index: int = 0
-    delta: Delta | None = None
-    finish_reason: str | None = None
-    stop_reason: object = None
-
-
-class Chunk(msgspec.Struct, frozen=True):
-    choices: tuple[ChunkChoice, ...] | None = None
-    usage: ChatUsage | None = None
-    error: object = None
-
-
-CHUNK = msgspec.json.Decoder(Chunk)
 
 
 class TextBlock:
@@ -94,9 +52,9 @@ class CallBlock:
         self._arguments: list[str] = []
         self._object = JsonObject()
 
-    def add(self, piece: CallDelta) -> None:
+    def add(self, piece: Call) -> None:
         """The next piece. Raises Untranslatable for arguments that go on behind their end."""
-        function = piece.function or FunctionDelta()
+        function = piece.function or CalledFunction()
         self.id = self.id or piece.id or ""
         self.name = self.name or function.name or ""
         text = function.arguments or ""
@@ -140,14 +98,11 @@ class MessageEvents:
 
     def step(self, data: bytes) -> bytes:
         """What this event is worth. Raises Untranslatable."""
-        chunk = decoded(CHUNK, data)
-        if chunk.error is not None:
-            raise Untranslatable("the stream says that it failed")
+        chunk = read_chunk(data)
         self._usage = chunk.usage or self._usage
         out = [] if self._is_begun else [self._message_start()]
         for choice in chunk.choices or ():
-            if choice.index == 0:
-                self._take(choice)
+            self._take(choice)
         self._send(out)
         return b"".join(out)
 
@@ -176,19 +131,28 @@ class MessageEvents:
         self._is_begun = True
         return event("message_start", {"message": message_document(self._id, self._model, [], None, self._usage)})
 
-    def _take(self, choice: ChunkChoice) -> None:
-        delta = choice.delta or Delta()
-        self._add_text("thinking", delta.reasoning_content or delta.reasoning)
+    def _take(self, choice: Choice) -> None:
+        delta = choice.delta or Said()
+        self._add_text("thinking", delta.thought)
         self._add_text("text", delta.content)
         self._add_text("text", delta.refusal)
         self._is_refused = self._is_refused or bool(delta.refusal)
         for piece in delta.tool_calls or ():
-            if piece.index not in self._calls:
-                self._calls[piece.index] = CallBlock()
-                self._waiting.append(self._calls[piece.index])
-            self._calls[piece.index].add(piece)
+            self._call(piece).add(piece)
         self._finish_reason = choice.finish_reason or self._finish_reason
         self._met = choice.stop_reason if choice.stop_reason is not None else self._met
+
+    def _call(self, piece: Call) -> CallBlock:
+        """The call that this is a piece of. An engine that does not count its calls means the latest, or a new one by
+        an id.
+        """
+        index = piece.index
+        if index is None:
+            index = max(self._calls, default=-1) + 1 if piece.id or not self._calls else max(self._calls)
+        if index not in self._calls:
+            self._calls[index] = CallBlock()
+            self._waiting.append(self._calls[index])
+        return self._calls[index]
 
     def _add_text(self, kind: Kind, text: str | None) -> None:
         if not text:

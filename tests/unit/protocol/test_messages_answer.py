@@ -315,10 +315,20 @@ def test_an_answer_of_nothing_has_no_block() -> None:
     ]
 
 
-def test_other_choices_are_none_of_the_message() -> None:
-    found = events(chunk({"content": "a"}), chunk({"content": "b"}, "length", index=1), chunk(finish="stop"))
-    assert blocks(found) == [("text", "a")]
-    assert found[-2]["delta"]["stop_reason"] == "end_turn"
+def test_an_engine_that_does_not_count_its_calls_means_the_latest_or_by_an_id_a_new_one() -> None:
+    first, second = call("{", "c1", "f"), call("{}", "c2", "g")
+    more = {"function": {"arguments": "}"}}
+    parts = [chunk({"tool_calls": [each]}) for each in (first, more, second)]
+    found = events(*parts, chunk(finish="tool_calls"))
+    assert blocks(found) == [("tool_use", "{}"), ("tool_use", "{}")]
+    assert [each["content_block"]["name"] for each in found if each["type"] == "content_block_start"] == ["f", "g"]
+    assert blocks(events(chunk({"tool_calls": [{**more, "id": "c1"}]}), is_ended=False)) == []
+
+
+@pytest.mark.parametrize("lacking", [{"id": None}, {"function": None}, {"function": {"arguments": "{}"}}])
+def test_a_call_without_an_id_or_a_name_is_none(lacking: dict[str, Any]) -> None:
+    with pytest.raises(Untranslatable, match="no id or no name"):
+        whole({"tool_calls": [call("{}") | lacking]}, "tool_calls")
 
 
 BROKEN: list[list[bytes]] = [
@@ -331,6 +341,7 @@ BROKEN: list[list[bytes]] = [
     [b"data: canary-b7f2\n\n"],
     [b"data: \xff\n\n"],
     [chunk({"content": 5})],
+    [chunk({"content": "a"}), chunk({"content": "b"}, "stop", index=1)],
     [chunk(finish="canary-b7f2")],
     [chunk({"tool_calls": [{"id": "c"}]})],
     [chunk(piece(0, "{}", id="c1")), chunk(finish="tool_calls")],
