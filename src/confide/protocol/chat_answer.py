@@ -4,7 +4,7 @@ Engines differ in what they leave out, repeat and add. What is not named here is
 another type makes the answer none.
 """
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -51,28 +51,32 @@ class Said(SaidPart, frozen=True):
 
 
 class Choice(SaidPart, frozen=True):
-    """`message` in a buffered answer, `delta` in a chunk."""
+    """`message` in a buffered answer, `delta` in a chunk. `stop_reason`: of some engines, the stop text they met."""
 
     index: int = 0
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None
+    stop_reason: object = None
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens, as far as the engine says."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
 
@@ -98,13 +102,13 @@ CHUNK_DECODER = msgspec.json.Decoder(Chunk)
 Read = TypeVar("Read", Answer, Chunk)
 
 
-def read_answer(body: bytes) -> tuple[Said, str | None, Usage | None]:
-    """What is said in the one choice that was asked for, why it ended, and what it took. Raises Untranslatable."""
+def read_answer(body: bytes) -> tuple[Said, Choice, Usage | None]:
+    """What is said in the one choice that was asked for, the choice, and what it took. Raises Untranslatable."""
     answer = _decoded(ANSWER_DECODER, body)
     if len(answer.choices) != 1 or (said := answer.choices[0].message) is None:
         raise Untranslatable("choices: expected one, with its message")
     calls = tuple(replace(call, index=index) for index, call in enumerate(said.tool_calls or ()))
-    return replace(said, tool_calls=calls), answer.choices[0].finish_reason, answer.usage
+    return replace(said, tool_calls=calls), answer.choices[0], answer.usage
 
 
 def read_chunk(data: bytes) -> Chunk:

@@ -60,7 +60,8 @@ class ResponsesTranslation:
 
     def whole(self, body: bytes) -> bytes:
         """See Translation.whole."""
-        said, reason, usage = read_answer(body)
+        said, choice, usage = read_answer(body)
+        reason = choice.finish_reason
         for _ in self._output.add(said):
             pass
         for _ in self._output.close("completed" if is_complete(reason) else "incomplete"):
