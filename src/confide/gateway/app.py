@@ -21,7 +21,7 @@ from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
 from confide.gateway.pipeline import PromptRoute
-from confide.gateway.routes import about, aci, count_tokens, models, proof
+from confide.gateway.routes import about, aci, count_tokens, models, proof, reference
 from confide.gateway.surfaces.base import Surface
 from confide.gateway.surfaces.chat import ChatCompletions
 from confide.gateway.surfaces.completions import Completions
@@ -90,6 +90,7 @@ class Gateway:
         self._others = Starlette(
             routes=[
                 *about.routes(self.readiness, self.keyset),
+                *reference.routes(),
                 *models.routes(models_served),
                 *count_tokens.routes(
                     messages,
