@@ -30,7 +30,7 @@ from confide.attester.selection import open_attester
 from confide.config import Config, Model, is_loopback
 from confide.engine import catalogue, gguf
 from confide.engine.catalogue import Installed
-from confide.engine.shaping import EngineFacts, special_pattern
+from confide.engine.shaping import THINKS, EngineFacts, special_pattern
 from confide.engine.slots import Slots
 from confide.engine.supervisor import Supervisor, default_threads, new_api_key, socket_directory
 from confide.engine.worker import Settings, keep_no_core
@@ -193,6 +193,12 @@ async def embedded(
         projector_path=model.projector,
         alias=model.id,
     )
+    template = settings.template or metadata.chat_template or ""
+    facts = EngineFacts(
+        special_pattern(metadata.special_tokens),
+        takes_images="image" in model.modalities,
+        reasons=THINKS in template,
+    )
     supervisor = Supervisor(settings, before_start=lambda: check_weights(installed), log=log)
     channel = Channel(
         UnixAddress(settings.socket_path),
@@ -206,7 +212,7 @@ async def embedded(
             channel=channel,
             engine=supervisor,
             slots=Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s),
-            facts=EngineFacts(special_pattern(metadata.special_tokens), takes_images="image" in model.modalities),
+            facts=facts,
             api_key=settings.api_key,
             max_n=config.limits.max_n,
             context_length=context,
