@@ -49,6 +49,8 @@ def prompt_members(sent: PromptBody) -> Members:
     if sent.output_config is not None and sent.output_config.format is not None:
         schema = {"name": FORMAT_NAME, "strict": True, "schema": sent.output_config.format.schema}
         members["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if sent.output_config is not None and sent.output_config.effort is not None:
+        members["reasoning_effort"] = sent.output_config.effort
     if reasoning := reasoning_members(sent):
         members["reasoning"] = reasoning
     if not is_absent(sent.provider):
@@ -185,13 +187,11 @@ def tool_choice(sent: PromptBody) -> Members:
 
 
 def reasoning_members(sent: PromptBody) -> Members:
-    """What is said of reasoning; adaptive thinking is what a model does of which nothing is said.
+    """What is said of reasoning besides its effort; adaptive thinking is what a model does of which nothing is said.
 
     Thinking that is asked for as a summary is given whole: there is no other model here that could sum it up.
     """
     members: Members = {}
-    if sent.output_config is not None and sent.output_config.effort is not None:
-        members["effort"] = sent.output_config.effort
     if sent.thinking is None:
         return members
     if isinstance(sent.thinking, ThinkingDisabled):

@@ -394,7 +394,7 @@ def test_a_budget_of_thinking_is_the_engines_to_keep() -> None:
 
 def test_thinking_before_an_answer_of_a_given_form_is_refused() -> None:
     failure = refusal(REASONER, reasoning_effort="high", response_format={"type": "json_object"})
-    assert failure.param == "reasoning"
+    assert failure.param == "reasoning_effort"
 
 
 def test_what_a_model_honours_of_reasoning_depends_on_its_template() -> None:

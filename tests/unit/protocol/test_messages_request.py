@@ -115,11 +115,11 @@ BECOMES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"thinking": {"type": "adaptive", "display": "omitted"}}, {"reasoning": {"exclude": True}}),
     ({"thinking": {"type": "disabled"}}, {"reasoning": {"enabled": False}}),
     ({"thinking": {"type": "enabled", "budget_tokens": 9}}, {"reasoning": {"max_tokens": 9}}),
-    ({"output_config": {"effort": "low"}}, {"reasoning": {"effort": "low"}}),
+    ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
     ({"output_config": {}}, {}),
     (
         {"output_config": {"effort": "max"}, "thinking": {"type": "adaptive", "display": "omitted"}},
-        {"reasoning": {"effort": "max", "exclude": True}},
+        {"reasoning_effort": "max", "reasoning": {"exclude": True}},
     ),
     (
         {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},

@@ -13,7 +13,7 @@ from confide.gateway.openapi.answers_messages import MessagesError
 from confide.gateway.openapi.bodies import OVERRIDES
 from confide.gateway.openapi.inference import INFERENCE_OPERATIONS
 from confide.gateway.openapi.lookups import LOOKUPS
-from confide.gateway.openapi.members import Member, Table
+from confide.gateway.openapi.members import Effect, Member, Table
 from confide.gateway.openapi.operations import JSON, WHEN, Access, Answer, Operation, Parameter
 from confide.gateway.openapi.schemas import Components, Either, Schema
 from confide.upstream.kinds.refusals import OF_THE_CLIENT
@@ -135,7 +135,8 @@ def unknown(table: Table) -> str:
 
 def effect_of(member: Member) -> str:
     """In a sentence or two."""
-    note = "" if member.note is None else f": {member.note}"
+    introduced = "; others refuse it" if member.effect is Effect.BY_SOME else ""
+    note = "" if member.note is None else f"{introduced}: {member.note}"
     takes = "" if member.takes is None else f" Takes {member.takes}."
     return f"{member.effect.sentence}{note}.{takes}"
 

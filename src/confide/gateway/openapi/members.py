@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from confide.engine.completing import COMPLETION_SUPPORTED
-from confide.engine.shaping import NOT_HONOURED, SUPPORTED
+from confide.engine.shaping import NOT_HONOURED, REASONING, SUPPORTED
 from confide.protocol import (
     chat,
     chat_body,
@@ -30,6 +30,7 @@ class Effect(Enum):
     """What becomes of a member."""
 
     HONOURED = "honoured"
+    BY_SOME = "honoured by models that reason"
     LIMITED = "taken as long as it asks for nothing"
     WITHOUT_EFFECT = "taken, without effect"
     REFUSED = "refused"
@@ -67,6 +68,7 @@ class Table(NamedTuple):
     expected: Mapping[str, str]
     counterparts: Mapping[str, Mapping[str, str]]
     not_honoured: Mapping[str, str] = NOT_HONOURED
+    by_some: frozenset[str] = REASONING
 
     @property
     def refuses_unknown(self) -> bool:
@@ -89,6 +91,8 @@ class Table(NamedTuple):
         note = self.limited.get(name) or self._not_honoured(name, becomes)
         if not self.supported.union(SERVICE).isdisjoint(becomes):
             effect = Effect.HONOURED
+        elif not self.by_some.isdisjoint(becomes):
+            effect = Effect.BY_SOME
         else:
             effect = Effect.WITHOUT_EFFECT if note is None else Effect.LIMITED
         return Member(name, effect, is_required, takes, note)

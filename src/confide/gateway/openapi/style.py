@@ -46,7 +46,7 @@ td:first-child code { overflow-wrap: normal; }
 .method.post { color: var(--post); }
 .effect { font-weight: 600; }
 .effect.honoured { color: var(--good); }
-.effect.limited, .effect.without_effect { color: var(--warn); }
+.effect.limited, .effect.by_some, .effect.without_effect { color: var(--warn); }
 .effect.refused { color: var(--bad); }
 @media (max-width: 55rem) {
   .columns { display: block; padding: 0.5rem 1rem 3rem; }
