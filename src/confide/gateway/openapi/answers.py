@@ -19,7 +19,7 @@ class Usage(Struct, kw_only=True):
     total_tokens: int
 
 
-class Function(Struct, kw_only=True):
+class AnsweredFunction(Struct, kw_only=True):
     """What was called. `arguments` is JSON text."""
 
     name: str
@@ -31,7 +31,7 @@ class Call(Struct, kw_only=True):
 
     id: str
     type: Literal["function"]
-    function: Function
+    function: AnsweredFunction
 
 
 class LikelyToken(Struct, kw_only=True):

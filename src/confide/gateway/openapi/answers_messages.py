@@ -7,20 +7,20 @@ from msgspec import UNSET, Struct, UnsetType
 StopReason = Literal["end_turn", "max_tokens", "tool_use", "stop_sequence", "refusal"]
 
 
-class TextBlock(Struct, kw_only=True, tag_field="type", tag="text"):
+class AnsweredText(Struct, kw_only=True, tag_field="type", tag="text"):
     """What the model said."""
 
     text: str
 
 
-class ThinkingBlock(Struct, kw_only=True, tag_field="type", tag="thinking"):
+class AnsweredThinking(Struct, kw_only=True, tag_field="type", tag="thinking"):
     """What the model thought. There is no signature to check."""
 
     thinking: str
     signature: str
 
 
-class ToolUseBlock(Struct, kw_only=True, tag_field="type", tag="tool_use"):
+class AnsweredToolUse(Struct, kw_only=True, tag_field="type", tag="tool_use"):
     """A call of the model's."""
 
     id: str
@@ -28,7 +28,7 @@ class ToolUseBlock(Struct, kw_only=True, tag_field="type", tag="tool_use"):
     input: dict[str, object]
 
 
-AnsweredBlock = TextBlock | ThinkingBlock | ToolUseBlock
+AnsweredBlock = AnsweredText | AnsweredThinking | AnsweredToolUse
 
 
 class ThinkingTokens(Struct, kw_only=True):

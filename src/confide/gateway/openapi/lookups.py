@@ -7,6 +7,7 @@ from confide.errors import (
     InvalidSigningAlgo,
     ModelNotFound,
     NotFound,
+    NotReady,
 )
 from confide.gateway.openapi import answers, documents
 from confide.gateway.openapi.operations import JSON, Access, Answer, Operation, Parameter
@@ -120,7 +121,7 @@ PROOFS = (
             Parameter("version", {"enum": ["", "1", "2"]}, "2 binds the TLS key too, where the service has one."),
             Parameter("include_tls_fingerprint", {"enum": ["", "true", "false"]}, "`true`: the same as version 2."),
         ),
-        errors=(InvalidRequest, InvalidSigningAlgo, NotFound, ModelNotFound, InternalError),
+        errors=(InvalidRequest, InvalidSigningAlgo, NotFound, ModelNotFound, InternalError, NotReady),
         headers=("Cache-Control",),
     ),
     Operation(
@@ -132,7 +133,7 @@ PROOFS = (
         "The workload keyset, and a quote that binds it to your nonce ([more](/docs/verify.md)).",
         (Answer(JSON, documents.AciReport),),
         parameters=(ACI_NONCE,),
-        errors=(InvalidRequest, NotFound, InternalError),
+        errors=(InvalidRequest, NotFound, InternalError, NotReady),
     ),
     Operation(
         "get",

@@ -42,6 +42,7 @@ class Components:
 
     def __init__(self, overrides: Overrides) -> None:
         self.schemas: dict[str, Schema] = {}
+        self._structs: dict[str, type] = {}
         self._overrides = overrides
 
     def of(self, what: object, namespace: str) -> Schema:
@@ -58,8 +59,13 @@ class Components:
         return self._of_type(inspect.type_info(what), namespace)
 
     def name_of(self, struct: type[msgspec.Struct], namespace: str) -> str:
-        """The name of a struct's component, which is made where it is not there."""
+        """The name of a struct's component, which is made where it is not there.
+
+        Raises ValueError where another struct has that name.
+        """
         name = f"{namespace}.{struct.__name__}"
+        if self._structs.setdefault(name, struct) is not struct:
+            raise ValueError(f"two structs are called {name}; rename one of them")
         if name not in self.schemas:
             self.schemas[name] = {}  # taken, for structs that hold themselves
             info = inspect.type_info(struct)
