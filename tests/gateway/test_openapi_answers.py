@@ -16,6 +16,7 @@ from aci_documents import session
 from confide.config import Config, Model
 from confide.gateway.openapi.inference import INFERENCE_OPERATIONS, MODEL
 from confide.gateway.openapi.lookups import LOOKUPS
+from confide.gateway.openapi.page import event_data
 from gateway_app import ScriptedGateway, event, finish, serving_scripted, token
 from openapi_document import Document, faults, operation
 from scripted import CLOSE, LAST_CHUNK, Script, SeenRequest, response, sse_head
@@ -73,10 +74,12 @@ def described(method: str, path: str, answer: httpx2.Response) -> Document:
 def assert_described(method: str, path: str, answer: httpx2.Response) -> None:
     media = described(method, path, answer)
     if answer.headers["content-type"] == "text/event-stream":
-        events = data_of(answer.text)
+        events, is_named = data_of(answer.text), "event" in media["schema"]["properties"]
         assert events
         for each in events:
-            assert faults(media["x-events"], each) == []
+            assert faults(event_data(media["schema"]), each) == []
+        assert answer.text.startswith("event: ") is is_named
+        assert answer.text.endswith("data: [DONE]\n\n") is not is_named
     elif answer.headers["content-type"] == "application/json":
         assert faults(media["schema"], answer.json()) == []
     else:

@@ -14,7 +14,7 @@ from confide.gateway.openapi.bodies import OVERRIDES
 from confide.gateway.openapi.inference import INFERENCE_OPERATIONS
 from confide.gateway.openapi.lookups import LOOKUPS
 from confide.gateway.openapi.members import Effect, Member, Table
-from confide.gateway.openapi.operations import JSON, WHEN, Access, Answer, Operation, Parameter
+from confide.gateway.openapi.operations import EVENT_STREAM, JSON, WHEN, Access, Answer, Operation, Parameter
 from confide.gateway.openapi.schemas import Components, Either, Schema
 from confide.upstream.kinds.refusals import OF_THE_CLIENT
 
@@ -165,10 +165,16 @@ def by_status(errors: Iterable[type[WireError]]) -> list[tuple[int, list[type[Wi
 
 
 def media(answer: Answer, operation: Operation, components: Components) -> Schema:
-    """One Media Type Object. Of a stream OpenAPI 3.1 can say no more than that it is text."""
-    if answer.events is None:
-        return {"schema": components.of(answer.what, operation.namespace)}
-    return {"schema": {"type": "string"}, "x-events": components.of(answer.events, operation.namespace)}
+    """One Media Type Object. OpenAPI 3.1 has no word for streams; as others do, the schema is that of each event."""
+    schema = components.of(answer.what, operation.namespace)
+    if answer.media != EVENT_STREAM:
+        return {"schema": schema}
+    data: Schema = {"type": "string", "contentMediaType": JSON, "contentSchema": schema}
+    members: Schema = {"data": data if answer.is_named else {"anyOf": [data, {"const": "[DONE]"}]}}
+    if answer.is_named:
+        members = {"event": {"type": "string"}, **members}
+    event: Schema = {"type": "object", "description": "Each event.", "properties": members, "required": list(members)}
+    return {"schema": event}
 
 
 def error(operation: Operation, status: int, said: str, components: Components) -> Schema:

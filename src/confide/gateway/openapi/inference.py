@@ -56,7 +56,7 @@ CHAT = Operation(
             "max_tokens": 80,
         },
     },
-    answers=(Answer(JSON, answers.ChatCompletion), Answer(EVENT_STREAM, None, Either(answers.ChatChunk, StreamError))),
+    answers=(Answer(JSON, answers.ChatCompletion), Answer(EVENT_STREAM, Either(answers.ChatChunk, StreamError))),
     errors=PROMPT_ERRORS,
     headers=RECEIPTED,
 )
@@ -76,7 +76,7 @@ COMPLETIONS = Operation(
     },
     answers=(
         Answer(JSON, answers.TextCompletion),
-        Answer(EVENT_STREAM, None, Either(answers.TextCompletion, StreamError)),
+        Answer(EVENT_STREAM, Either(answers.TextCompletion, StreamError)),
     ),
     errors=PROMPT_ERRORS,
     headers=RECEIPTED,
@@ -97,7 +97,10 @@ RESPONSES = Operation(
         "hello": {"model": MODEL, "input": "Say hello.", "max_output_tokens": 40},
         "stream": {"model": MODEL, "input": "Say hello.", "max_output_tokens": 40, "stream": True},
     },
-    answers=(Answer(JSON, answers_responses.Response), Answer(EVENT_STREAM, None, Either(*answers_responses.EVENTS))),
+    answers=(
+        Answer(JSON, answers_responses.Response),
+        Answer(EVENT_STREAM, Either(*answers_responses.EVENTS), is_named=True),
+    ),
     errors=PROMPT_ERRORS,
     headers=RECEIPTED,
 )
@@ -118,7 +121,7 @@ MESSAGES = Operation(
     },
     answers=(
         Answer(JSON, answers_messages.MessageAnswer),
-        Answer(EVENT_STREAM, None, answers_messages.MessageEvent),
+        Answer(EVENT_STREAM, answers_messages.MessageEvent, is_named=True),
     ),
     errors=PROMPT_ERRORS,
     error_shape="messages",

@@ -46,11 +46,14 @@ class Parameter(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One kind of content of a 200. `what`: a type, Either, or a schema. `events`: what a stream is made of."""
+    """One kind of content of a 200. `what`: a type, Either, or a schema; of a stream, what its events hold.
+
+    `is_named`: each event of a stream says its type in an `event:` line; else the last one is `[DONE]`.
+    """
 
     media: str
     what: object
-    events: object = None
+    is_named: bool = False
 
 
 class Operation(NamedTuple):

@@ -10,6 +10,7 @@ import msgspec
 from confide.gateway.openapi.document import openapi_bytes
 from confide.gateway.openapi.html import Html, anchor, element, inline, joined, raw, table
 from confide.gateway.openapi.members import Effect
+from confide.gateway.openapi.operations import EVENT_STREAM
 from confide.gateway.openapi.schemas import Schema
 from confide.gateway.openapi.shelf import documents, is_decision
 from confide.gateway.openapi.style import STYLE
@@ -187,9 +188,17 @@ def answers(responses: Schema) -> Iterator[tuple[Html | str, ...]]:
 
 def content(kind: str, media: Schema) -> Html:
     """A kind of content, and what it is made of where it is no text."""
-    shown: Schema = media.get("x-events") or media["schema"]
-    plain = element("code", kind.partition(";")[0])
+    shown, plain = media["schema"], element("code", kind.partition(";")[0])
+    if kind == EVENT_STREAM:
+        return joined(plain, raw(" of "), type_of(event_data(shown)))
     return plain if shown == {"type": "string"} else joined(plain, raw(" "), type_of(shown))
+
+
+def event_data(event: Schema) -> Schema:
+    """What the data of a stream's events hold, `[DONE]` aside."""
+    data = event["properties"]["data"]
+    held: Schema = data.get("anyOf", [data])[0]["contentSchema"]
+    return held
 
 
 def shape(name: str, schema: Schema) -> Html:
