@@ -86,8 +86,7 @@ def test_the_readme_example_answers(engine_home: Path, tmp_path: Path) -> None:
         assert signature["text"].endswith(hashlib.sha256(answered.stdout.encode()).hexdigest())
 
 
-def test_the_page_of_commands_is_what_the_program_says() -> None:
-    rendered = subprocess.run(
-        [sys.executable, REPOSITORY / "docs" / "render_commands.py", "--check"], capture_output=True, text=True
-    )
+@pytest.mark.parametrize("script", ["render_commands.py", "render_api.py"])
+def test_a_page_that_is_made_is_what_the_program_says(script: str) -> None:
+    rendered = subprocess.run([sys.executable, REPOSITORY / "docs" / script, "--check"], capture_output=True, text=True)
     assert rendered.returncode == 0, rendered.stdout

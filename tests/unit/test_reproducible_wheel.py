@@ -20,11 +20,12 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 PACKAGE = REPOSITORY / "src" / "confide"
 SOURCE_DATE_EPOCH = "1577836800"
-INPUTS = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "src")
+INPUTS = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "src", "docs")
 NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 # What ships beside the Python files. A file that is not here needs a line in pyproject.toml, and one here.
-DATA = {"confide/py.typed", "confide/engine/hermes.jinja"}
+DOCUMENTS = {f"confide/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.glob("docs/**/*.md")}
+DATA = {"confide/py.typed", "confide/engine/hermes.jinja"} | DOCUMENTS
 STRAYS = (
     "src/confide/__pycache__/config.cpython-311.pyc",
     "src/confide/config.py.orig",
@@ -33,6 +34,9 @@ STRAYS = (
     "src/confide/engine/model.gguf",
     "src/confide/simulator/seed",
     "src/notes.txt",
+    "docs/notes.txt",
+    "docs/drafts/page.md",
+    "docs/verify.md.orig",
     "tests/test_stray.py",
     "confide.toml",
     "confide.db",
@@ -133,7 +137,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     shipped = {name for name in names if not name.startswith("confide-")}
     assert shipped >= DATA
     assert {name for name in shipped if not name.endswith(".py")} == DATA
-    assert shipped == sources(), "a file that should ship needs a line in pyproject.toml, and one in DATA above"
+    assert shipped == sources() | DOCUMENTS, (
+        "a file that should ship needs a line in pyproject.toml, and one in DATA above"
+    )
     metadata = {name.partition("/")[2] for name in names if name.startswith("confide-")}
     assert metadata == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 

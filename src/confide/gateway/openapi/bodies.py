@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from confide.gateway.openapi.schemas import NULL, Either, ListOf, Overrides, Schema
+from confide.gateway.openapi.schemas import NULL, Either, ListOf, Overrides, Required, Schema
 from confide.protocol import (
     chat,
     chat_body,
@@ -76,7 +76,7 @@ OVERRIDES: Overrides = {
     },
     responses_body.FunctionTool: {"parameters": nullable(OBJECT_SCHEMA)},
     responses_body.StreamOptions: {"include_obfuscation": FALSE_OR_NULL},
-    responses_items.InputImage: {"image_url": IMAGE_URL, "file_id": NULL},
+    responses_items.InputImage: {"image_url": Required(IMAGE_URL), "file_id": NULL},
     responses_items.MessageItem: {"phase": NULL},
     responses_items.FunctionCallItem: {"caller": NULL, "namespace": NULL, "async": NULL, "async_": NULL},
     responses_items.FunctionCallOutputItem: {"output": str | Said, "caller": NULL, "namespace": NULL},

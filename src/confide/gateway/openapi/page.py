@@ -21,6 +21,7 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{STYLE_SHA256}'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+BASE_URL = "http://127.0.0.1:8080"
 ACCESS = {0: "open", 2: "needs a key", 3: "as the request that it is about"}
 
 
@@ -159,23 +160,30 @@ def examples(shown: Shown) -> Iterator[Html]:
     """With curl, as they can be pasted."""
     body = shown.operation.get("requestBody")
     if body is None:
-        path = shown.path
-        for each in shown.operation.get("parameters", ()):
-            if "example" in each:
-                path = path.replace(f"{{{each['name']}}}", each["example"])
-        yield element("pre", element("code", f"curl -s http://127.0.0.1:8080{path}"), tabindex="0")
+        yield element("pre", element("code", f"curl -s '{BASE_URL}{target(shown)}'"), tabindex="0")
         return
     for name, example in body["content"]["application/json"]["examples"].items():
         text = msgspec.json.format(msgspec.json.encode(example["value"]), indent=2).decode().replace("'", "'\\''")
         flags = "-sN" if example["value"].get("stream") else "-s"
         command = (
-            f'curl {flags} http://127.0.0.1:8080{shown.path} \\\n  -H "Authorization: Bearer $CONFIDE_API_KEY" \\\n'
+            f'curl {flags} {BASE_URL}{shown.path} \\\n  -H "Authorization: Bearer $CONFIDE_API_KEY" \\\n'
             f"  -H 'Content-Type: application/json' \\\n  -d '{text}'"
         )
         code = element("pre", element("code", command), tabindex="0")
         yield element(
             "details", joined(element("summary", f"Example: {name}"), code), open="" if name == "hello" else None
         )
+
+
+def target(shown: Shown) -> str:
+    """The path with its examples filled in, and those of the query behind it."""
+    path, query = shown.path, []
+    for each in shown.operation.get("parameters", ()):
+        if "example" in each and each["in"] == "path":
+            path = path.replace(f"{{{each['name']}}}", each["example"])
+        elif "example" in each:
+            query.append(f"{each['name']}={each['example']}")
+    return f"{path}?{'&'.join(query)}" if query else path
 
 
 def answers(responses: Schema) -> Iterator[tuple[Html | str, ...]]:

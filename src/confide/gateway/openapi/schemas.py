@@ -33,7 +33,14 @@ class ListOf:
         self.items, self.least, self.most, self.or_a = items, least, most, or_a
 
 
-# What a member holds where its struct leaves it undecoded: a schema, a type, Either or ListOf.
+class Required:
+    """A member that the struct's own rules ask for, though its field has a default."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+
+# What a member holds where its struct leaves it undecoded: a schema, a type, Either, ListOf, or Required.
 Overrides = Mapping[type[msgspec.Struct], Mapping[str, object]]
 
 
@@ -54,6 +61,8 @@ class Components:
                 bounds = {"minItems": what.least, "maxItems": what.most}
                 array = {"type": "array", "items": self.of(what.items, namespace), **given(bounds)}
                 return either([what.or_a, array])
+            case Required():
+                return what.schema
             case dict():
                 return what
         return self._of_type(inspect.type_info(what), namespace)
@@ -117,7 +126,7 @@ class Components:
             override = overrides.get(field.encode_name)
             schema = self._of_type(field.type, namespace) if override is None else self.of(override, namespace)
             properties[field.encode_name] = {**schema, **default_of(field)}
-            if field.required:
+            if field.required or isinstance(override, Required):
                 required.append(field.encode_name)
         document: Schema = {"type": "object", "description": first_sentences(info.cls), "properties": properties}
         if required:

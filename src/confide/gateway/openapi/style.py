@@ -28,6 +28,7 @@ nav ul { list-style: none; margin: 0; padding: 0; }
 nav li a { display: block; padding: 0.18rem 0; text-decoration: none; overflow-wrap: anywhere; }
 nav li a:hover { text-decoration: underline; }
 section { border-top: 1px solid var(--line); padding: 1.25rem 0; }
+p code { overflow-wrap: anywhere; }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 0.9em; }
 pre { background: var(--box); border: 1px solid var(--line); border-radius: 6px; padding: 0.75rem; }
 pre { overflow: auto; max-width: 100%; }
