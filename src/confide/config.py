@@ -184,6 +184,7 @@ VERIFICATION = (
     "accept_aggregator",
     "session_s",
 )
+Surface = Literal["chat", "completions", "embeddings", "messages", "responses"]  # what an engine speaks itself
 DIRECT_KINDS = ("embedded", "local")
 ATTESTED_KINDS = ("aci", "legacy-proxy")
 EMBEDDED = "embedded"  # the upstream of a model that names none
@@ -203,6 +204,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     total_timeout_s: Seconds | None = None
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 1024
     probe: Literal["models", "health", "none"] = "models"
+    surfaces: Annotated[tuple[Surface, ...], msgspec.Meta(min_length=1)] = ("chat", "completions", "embeddings")
     cache_salt: bool = False  # the engine takes `cache_salt`
     allow_unverified: bool = False
     trust_roots: tuple[FilePath, ...] = ("intel", "amd")

@@ -20,8 +20,10 @@ from confide.gateway.auth import Authenticator
 from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
-from confide.gateway.pipeline import ChatCompletions
+from confide.gateway.pipeline import PromptRoute
 from confide.gateway.routes import about, aci, models, proof
+from confide.gateway.surfaces.base import Surface
+from confide.gateway.surfaces.chat import ChatCompletions
 from confide.gateway.wire import (
     PREFLIGHT,
     Header,
@@ -65,18 +67,22 @@ class Gateway:
         reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu, serving=config.serving)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
-        chat = ChatCompletions(
-            config=config,
-            authenticator=authenticator,
-            models=models_served,
-            keys=attester.keys,
-            keyset=self.keyset,
-            store=store,
-            lifecycle=lifecycle,
-            log=log,
-            now=now,
-        )
-        self._prompts = {chat.endpoint: chat}
+        surfaces: tuple[Surface, ...] = (ChatCompletions(),)
+        self._prompts = {
+            surface.endpoint: PromptRoute(
+                surface,
+                config=config,
+                authenticator=authenticator,
+                models=models_served,
+                keys=attester.keys,
+                keyset=self.keyset,
+                store=store,
+                lifecycle=lifecycle,
+                log=log,
+                now=now,
+            )
+            for surface in surfaces
+        }
         self._others = Starlette(
             routes=[
                 *about.routes(self.readiness, self.keyset),

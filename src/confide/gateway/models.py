@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from confide.config import Model
-from confide.errors import ModelNotFound
-from confide.protocol.chat import ChatRequest, parse_chat
-from confide.protocol.chat_relayed import RelayedRequest, parse_relayed
-from confide.upstream.base import Upstream
+from confide.errors import InvalidRequest, ModelNotFound
+from confide.upstream.base import SurfaceName, Upstream
 from confide.upstream.router import Candidate, Route
 
 
@@ -79,21 +77,24 @@ class ModelTable:
         self._by_name: Mapping[str, ServedModel] = {
             name: served for served in self.models for name in (served.model.id, *served.model.aliases)
         }
-        readers = {each.upstream.reads_body for served in self.models for each in served.route.candidates}
-        self._is_relayed = True in readers
+        upstreams = [each.upstream for served in self.models for each in served.route.candidates]
+        self.is_relayed = any(each.reads_body for each in upstreams)
+        self._spoken = frozenset(surface for each in upstreams for surface in each.surfaces)
 
-    def parse(self, body: bytes) -> ChatRequest | RelayedRequest:
-        """What is asked: all of it, or where an engine judges the body itself as much as it takes to find that engine.
+    def is_spoken(self, surface: SurfaceName) -> bool:
+        """Whether there is an upstream that speaks it itself."""
+        return surface in self._spoken
 
-        Raises InvalidRequest.
+    def find(self, name: str, ways: frozenset[SurfaceName] | None = None) -> ServedModel:
+        """The model with this id or alias, which can be asked in one of these `ways`, None for any.
+
+        Raises ModelNotFound, which does not repeat the name; InvalidRequest for a model of another kind.
         """
-        return parse_relayed(body) if self._is_relayed else parse_chat(body)
-
-    def find(self, name: str) -> ServedModel:
-        """The model with this id or alias. Raises ModelNotFound, which does not repeat the name."""
         served = self._by_name.get(name)
         if served is None:
             raise ModelNotFound("no such model; GET /v1/models lists those there are", param="model")
+        if ways is not None and ways.isdisjoint(served.route.surfaces):
+            raise InvalidRequest("this model is not served here: it is of another kind", param="model")
         return served
 
     def get(self, name: str) -> ServedModel | None:

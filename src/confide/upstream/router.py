@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from confide.errors import NotReady
-from confide.upstream.base import Answering, Claim, Hop, Prompt, Unserved, Upstream
+from confide.upstream.base import Answering, Claim, Hop, Prompt, SurfaceName, Unserved, Upstream
 from confide.upstream.health import Health
 
 AFFINITY_BYTES = 4096  # of the body, from its messages on: what a conversation begins with
@@ -66,6 +66,11 @@ class Route:
     def serving(self) -> Claim:
         return self.candidates[0].upstream.serving
 
+    @property
+    def surfaces(self) -> frozenset[SurfaceName]:
+        """What its upstreams speak themselves, one or the other of them."""
+        return frozenset().union(*(candidate.upstream.surfaces for candidate in self.candidates))
+
     def pick(self, prompt: Prompt, failures: Sequence[Unserved]) -> Iterator[Candidate]:
         """Those that may be asked, the best first; none where all are known not to serve.
 
@@ -74,7 +79,7 @@ class Route:
         replaced has ended its connections, and has another key.
         """
         for candidate in self._order(prompt):
-            if is_available(candidate):
+            if is_available(candidate) and not prompt.ways.isdisjoint(candidate.upstream.surfaces):
                 yield tried(candidate)
                 excused: set[str] = set()
                 while failures[-1].is_stale and failures[-1].reason not in excused:

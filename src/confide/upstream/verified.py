@@ -18,7 +18,7 @@ from typing import Protocol
 from confide.errors import ConfideError, SessionNotAccepted, UpstreamNotVerified
 from confide.store.base import Store
 from confide.telemetry.logs import Log
-from confide.upstream.base import Claim, Hop, Prompt, Unserved
+from confide.upstream.base import CHAT, Claim, Hop, Prompt, SurfaceName, Unserved
 from confide.upstream.health import Health
 from confide.upstream.kinds.relay import Relay, RelayedAnswer
 from confide.upstream.sessions import AttestedSession, Shown, new_session
@@ -74,8 +74,10 @@ class AttestedUpstream:
         log: Log,
         answer_s: int = LONGEST_ANSWER_S,
         is_attested: bool = True,
+        surfaces: frozenset[SurfaceName] = CHAT,
     ) -> None:
         self.name = name
+        self.surfaces = surfaces
         self.is_attested = is_attested
         self.description = f"{name}, attested"
         self.relays: list[Relay] = []  # the newest is the one in use; older ones have exchanges to end

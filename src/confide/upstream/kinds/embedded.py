@@ -21,7 +21,7 @@ from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, Wire
 from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
 from confide.protocol.serving import forwarded_body
 from confide.protocol.sse import DONE, Framer, SseError
-from confide.upstream.base import Claim, Head, Prompt, Tally, refuse_sessions
+from confide.upstream.base import Claim, Head, Prompt, SurfaceName, Tally, refuse_sessions
 from confide.upstream.channel import Channel, ChannelError, Stalled
 from confide.upstream.images import ImageFetcher
 from confide.upstream.kinds.chunks import AnswerParts, ChunkEncoder, usage_document
@@ -52,6 +52,7 @@ class EmbeddedUpstream:
 
     supported_parameters = SUPPORTED
     reads_body = False
+    surfaces: frozenset[SurfaceName] = frozenset({"chat"})
     is_attested = True
     serving: Claim = "direct"
 
