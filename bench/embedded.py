@@ -23,7 +23,7 @@ from confide.engine import catalogue, gguf, pull
 from confide.engine.shaping import EngineFacts, plan, special_pattern
 from confide.engine.supervisor import default_threads, worker_environment
 from confide.engine.worker import Settings
-from confide.gateway.service import template_for
+from confide.gateway.engines import template_for
 from confide.protocol.chat import parse_chat
 
 RATIO = Budget(0.97, at_least=True)
@@ -162,7 +162,7 @@ def engine(directory: Path, shared: Path, size: Size) -> Iterator[Speaker]:
     try:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        process.stdin.write(msgspec.json.encode([settings]) + b"\n")
         process.stdin.flush()
         if process.stdout.readline() != b"ready\n":
             raise BenchFailed("the engine did not start")

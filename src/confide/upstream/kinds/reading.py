@@ -56,7 +56,15 @@ class Told(msgspec.Struct):
     choices: msgspec.Raw = msgspec.Raw()
 
 
+class Vectors(msgspec.Struct):
+    """What is read of an answer of embeddings."""
+
+    data: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+
+
 decode_told = msgspec.json.Decoder(Told).decode
+decode_vectors = msgspec.json.Decoder(Vectors).decode
 decode_usage = msgspec.json.Decoder(Usage | None).decode
 
 
@@ -92,9 +100,29 @@ class ChatReading:
         return any(has_finish_reason(data) for data in self._latest)
 
 
+class EmbeddingsReading:
+    """Vectors, never streamed (wire contract 3.2). An id that an engine gives them is none to find a receipt by."""
+
+    path = b"/embeddings"
+    last: bytes | None = None
+    has_finished = False
+
+    def whole(self, body: bytes, tally: Tally) -> None:
+        """See Reading.whole."""
+        told = decode_vectors(body)
+        if not told.data:  # an error with status 200, for example
+            raise StreamBroken("an answer without vectors")
+        note(Told(usage=told.usage), tally)
+
+    def event(self, data: bytes, _: Tally) -> bool:
+        """See Reading.event."""
+        raise StreamBroken("a stream of embeddings")
+
+
 READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
     "chat": lambda: ChatReading(b"/chat/completions"),
     "completions": lambda: ChatReading(b"/completions"),
+    "embeddings": EmbeddingsReading,
 }
 
 
