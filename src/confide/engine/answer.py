@@ -64,6 +64,7 @@ class EngineChoice(msgspec.Struct, frozen=True):
     delta: EngineDelta = EngineDelta()
     finish_reason: str | None = None
     logprobs: EngineLogprobs | None = None
+    text: str | None = None  # of a text completion, in place of a delta
 
 
 class EngineUsage(msgspec.Struct, frozen=True):
@@ -132,8 +133,8 @@ class Choice:
         deltas: list[Delta] = []
         if given.delta.reasoning_content and self._keep_reasoning:
             deltas.append(ReasoningText(given.delta.reasoning_content))
-        if given.delta.content:
-            deltas += self._read(given.delta.content)
+        if text := given.delta.content or given.text:
+            deltas += self._read(text)
         if given.finish_reason is not None:
             deltas += self._finish(given.finish_reason)
         if given.logprobs is not None:

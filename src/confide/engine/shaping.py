@@ -7,8 +7,8 @@ of them was measured not to enforce a named or required call.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -110,6 +110,8 @@ def plan(request: ChatRequest, facts: EngineFacts) -> Plan:
         "cache_prompt": False,
         **sampling(request),
     }
+    if request.logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
     if held.grammar is not None:
         body["grammar"] = held.grammar
     if request.tools and request.tool_choice != "none":
@@ -193,7 +195,34 @@ def held_to(grammar: str, mode: Mode, param: str, named: str | None = None) -> C
     return Constraint(mode, grammar, param, named)
 
 
-def sampling(request: ChatRequest) -> dict[str, object]:
+class Sampled(Protocol):
+    """What any request says of how its tokens are drawn; None: not sent."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def min_p(self) -> float | None: ...
+    @property
+    def repetition_penalty(self) -> float | None: ...
+    @property
+    def presence_penalty(self) -> float | None: ...
+    @property
+    def frequency_penalty(self) -> float | None: ...
+    @property
+    def token_limit(self) -> int | None: ...
+    @property
+    def stop(self) -> tuple[str, ...]: ...
+    @property
+    def logit_bias(self) -> Mapping[int, float] | None: ...
+    @property
+    def seed(self) -> int | None: ...
+
+
+def sampling(request: Sampled) -> dict[str, object]:
     """The sampling members, absent ones left to the contract's defaults and not to the engine's."""
     members: dict[str, object] = {
         "temperature": either(request.temperature, 1.0),
@@ -210,9 +239,6 @@ def sampling(request: ChatRequest) -> dict[str, object]:
         members["stop"] = list(request.stop)
     if request.logit_bias:
         members["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
-    if request.logprobs:
-        members["logprobs"] = True
-        members["top_logprobs"] = request.top_logprobs or 0
     return members
 
 
@@ -224,7 +250,7 @@ def either(value: Number | None, default: Number) -> Number:
     return default if value is None else value
 
 
-def seed(request: ChatRequest, index: int) -> dict[str, object]:
+def seed(request: Sampled, index: int) -> dict[str, object]:
     """A seed for each choice, so that `n` repeatable answers differ from each other. The engine's is 32 bits wide."""
     return {} if request.seed is None else {"seed": (request.seed + index) % ENGINE_RANDOM_SEED}
 

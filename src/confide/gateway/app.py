@@ -24,6 +24,7 @@ from confide.gateway.pipeline import PromptRoute
 from confide.gateway.routes import about, aci, models, proof
 from confide.gateway.surfaces.base import Surface
 from confide.gateway.surfaces.chat import ChatCompletions
+from confide.gateway.surfaces.completions import Completions
 from confide.gateway.surfaces.embeddings import Embeddings
 from confide.gateway.wire import (
     PREFLIGHT,
@@ -68,7 +69,7 @@ class Gateway:
         reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu, serving=config.serving)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
-        surfaces: tuple[Surface, ...] = (ChatCompletions(), Embeddings())
+        surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Embeddings())
         self._prompts = {
             surface.endpoint: PromptRoute(
                 surface,

@@ -191,6 +191,7 @@ class PromptRoute:
                 return
             except Unserved as unserved:
                 failures.append(unserved)
+            prompt.is_connection_suspect = failures[-1].is_stale
             reason, is_refused = failures[-1].reason, isinstance(failures[-1].error, NOT_ACCEPTED)
             passage.not_served(candidate.shown_name, reason, is_refused=is_refused)
             self._log.write("attempt", name=candidate.name, reason=reason, model=passage.model_id)

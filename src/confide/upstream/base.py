@@ -59,7 +59,18 @@ class Prompt:
     `body` is written for. `ways`: the surfaces over which it can be answered.
     """
 
-    __slots__ = ("asked", "body", "constraints", "head", "sha256", "surface", "tee_only", "tenant", "ways")
+    __slots__ = (
+        "asked",
+        "body",
+        "constraints",
+        "head",
+        "is_connection_suspect",
+        "sha256",
+        "surface",
+        "tee_only",
+        "tenant",
+        "ways",
+    )
 
     def __init__(
         self,
@@ -83,10 +94,11 @@ class Prompt:
         self.constraints = constraints
         self.tenant = tenant
         self.tee_only = tee_only
+        self.is_connection_suspect = False  # a pooled one may have been why the attempt before this one failed
 
     def retold(self, body: bytes, asked: Asked) -> "Prompt":
         """The same request as a body of chat, which says what `asked` does."""
-        return Prompt(
+        retold = Prompt(
             body,
             hashlib.sha256(body).digest(),
             asked,
@@ -95,6 +107,8 @@ class Prompt:
             tenant=self.tenant,
             tee_only=self.tee_only,
         )
+        retold.is_connection_suspect = self.is_connection_suspect
+        return retold
 
     @property
     def is_verification_required(self) -> bool:

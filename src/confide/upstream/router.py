@@ -59,17 +59,13 @@ class Route:
         if not candidates:
             raise ValueError("a route has at least one candidate")
         self.candidates = tuple(candidates)
+        self.surfaces: frozenset[SurfaceName] = frozenset().union(*(each.upstream.surfaces for each in candidates))
         self._affinity = affinity
         self._is_weighted = any(candidate.weight for candidate in candidates)
 
     @property
     def serving(self) -> Claim:
         return self.candidates[0].upstream.serving
-
-    @property
-    def surfaces(self) -> frozenset[SurfaceName]:
-        """What its upstreams speak themselves, one or the other of them."""
-        return frozenset().union(*(candidate.upstream.surfaces for candidate in self.candidates))
 
     def pick(self, prompt: Prompt, failures: Sequence[Unserved]) -> Iterator[Candidate]:
         """Those that may be asked, the best first; none where all are known not to serve.

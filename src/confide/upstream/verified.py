@@ -120,8 +120,11 @@ class AttestedUpstream:
         return Hop(self.name, model, required=True, session_id=session.id)
 
     async def accept(self, prompt: Prompt, model: str) -> RelayedAnswer:
-        """See Upstream.accept. `ready` has just returned: nothing else ran in between."""
-        return self.relays[-1].accept(prompt, model)
+        """See Upstream.accept. `ready` has just returned: nothing else ran in between. No answer outlives the session
+        that its receipt cites.
+        """
+        assert self._session is not None
+        return self.relays[-1].accept(prompt, model, within_s=max(1, self._session.expires_at - self._now()))
 
     async def verify(self) -> None:
         """Verify it now, or wait for the verification that is under way. How that ended, `session` tells."""

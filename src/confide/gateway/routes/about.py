@@ -14,6 +14,7 @@ LLMS_TXT = """# Confide
 > An OpenAI-compatible inference service that proves what it did.
 
 - POST /v1/chat/completions: chat, buffered or streamed (OpenAI shape)
+- POST /v1/completions: text that goes on where a prompt ends, buffered or streamed (OpenAI shape)
 - GET /v1/models: the models there are
 - GET /v1/signature/{id}?signing_algo=ecdsa|ed25519: the signature over the SHA-256 of a request and of its response,
   found by the response `id`

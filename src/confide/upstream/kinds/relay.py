@@ -61,8 +61,8 @@ class Relay:
         self._salt_key = salt_key
         self.on_wrong_key: Callable[[], None] | None = None
 
-    def accept(self, prompt: Prompt, model: str) -> "RelayedAnswer":
-        """The answer that is to be asked for. Sends nothing."""
+    def accept(self, prompt: Prompt, model: str, *, within_s: float | None = None) -> "RelayedAnswer":
+        """The answer that is to be asked for. Sends nothing. `within_s`: the longest that it may take."""
         asked = prompt.asked if isinstance(prompt.asked, RelayedRequest) else parse_relayed(prompt.body)
         body = relayed_body(
             prompt.body,
@@ -73,11 +73,16 @@ class Relay:
         )
         sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
         reading = READINGS[prompt.surface]()
-        return RelayedAnswer(self, body, sha256, reading, Unnamed(asked.model if model != asked.model else None))
+        unnamed = Unnamed(asked.model if model != asked.model else None)
+        return RelayedAnswer(
+            self, body, sha256, reading, unnamed, is_fresh=prompt.is_connection_suspect, within_s=within_s
+        )
 
-    async def send(self, path: bytes, body: bytes) -> Exchange:
-        """`path`: of the surface, below that of the API. Raises ChannelError."""
-        return await self.channel.send(b"POST", self._base_path + path, self._headers, body)
+    async def send(self, path: bytes, body: bytes, *, is_fresh: bool, within_s: float | None) -> Exchange:
+        """`path`: of the surface, below that of the API. See Channel.send."""
+        return await self.channel.send(
+            b"POST", self._base_path + path, self._headers, body, is_fresh=is_fresh, within_s=within_s
+        )
 
     def _salt(self, tenant: bytes) -> str | None:
         """The same for every request of a tenant, and nobody else's: from a secret, and from nothing that it sends."""
@@ -89,7 +94,19 @@ class Relay:
 class RelayedAnswer:
     """One request on its way to the engine, and its answer back."""
 
-    def __init__(self, relay: Relay, body: bytes, sha256: bytes, reading: Reading, unnamed: Unnamed) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        body: bytes,
+        sha256: bytes,
+        reading: Reading,
+        unnamed: Unnamed,
+        *,
+        is_fresh: bool,
+        within_s: float | None,
+    ) -> None:
+        self._is_fresh = is_fresh
+        self._within_s = within_s
         self._relay = relay
         self._body = body
         self._reading = reading
@@ -148,7 +165,9 @@ class RelayedAnswer:
         """Send it, and have a response with status 200. Raises Unserved, or what the engine has against the request."""
         self.is_forwarded = True  # also while it connects: who leaves meanwhile cannot know how far that was
         try:
-            exchange = await self._relay.send(self._reading.path, self._body)
+            exchange = await self._relay.send(
+                self._reading.path, self._body, is_fresh=self._is_fresh, within_s=self._within_s
+            )
         except ChannelError as error:
             self.is_forwarded = not is_before_sending(error)
             raise self._failure(error) from error
