@@ -6,37 +6,29 @@ of an entry in tokens, the ids that its vocabulary has, and `dimensions`.
 """
 
 import base64
-import itertools
-import re
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Raw
 
 from confide.errors import InvalidRequest
-from confide.protocol.chat_body import FREE_FORM_BYTES, MAX_INTEGER, TokenId
+from confide.protocol.chat_body import FREE_FORM_BYTES, MAX_INTEGER
 from confide.protocol.chat_errors import RuleBroken, refusal
 from confide.protocol.chat_messages import ClosedStruct, PromptStruct
+from confide.protocol.text_inputs import Text, read_texts
 
 MAX_ENTRIES = 2048
-MAX_TOKENS = 300_000  # of one request, as OpenAI has it; a text has at least one
+MAX_TOKENS = 300_000  # of one request, as OpenAI has it
 FLOAT_BYTES = 4
 
 Encoding = Literal["float", "base64"]
-Texts: TypeAlias = tuple[str, ...]
-TokenLists: TypeAlias = tuple[tuple[int, ...], ...]
-
 INPUT: Final = "input"
-SHAPE = "a string, an array of strings, an array of token ids or an array of such arrays"
 EXPECTED: Mapping[str, str] = {
-    INPUT: SHAPE,
     "encoding_format": "float or base64",
     "dimensions": "an integer of at least 1",
 }
-# What separates values outside of texts: with as many of them come as many values, and one.
-SEPARATOR = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[,])', re.DOTALL)
 
 
 class EmbeddingsBody(ClosedStruct, frozen=True):
@@ -52,14 +44,13 @@ class EmbeddingsBody(ClosedStruct, frozen=True):
 
 
 class EmbeddingsRequest(PromptStruct, frozen=True):
-    """A request whose rules hold. One of `texts` and `token_lists` has the entries in order, the other is empty.
+    """A request whose rules hold. `texts`: all of them strings, or all of them token ids.
 
-    `dimensions`: elements of each vector, None for as many as the model makes.
+    `dimensions`: numbers of each vector, None for as many as the model makes.
     """
 
     model: str
-    texts: Texts = ()
-    token_lists: TokenLists = ()
+    texts: tuple[Text, ...]
     encoding: Encoding = "float"
     dimensions: int | None = None
     user: str | None = None
@@ -67,41 +58,28 @@ class EmbeddingsRequest(PromptStruct, frozen=True):
     stream: bool = False
 
 
-class Entries(msgspec.Struct, frozen=True, gc=False):
-    """`input`, by what its first character says that it is."""
-
-    texts: Texts = ()
-    token_lists: TokenLists = ()
-
-
 decode_body = msgspec.json.Decoder(EmbeddingsBody).decode
-decode_text = msgspec.json.Decoder(str).decode
-decode_texts = msgspec.json.Decoder(tuple[str, ...]).decode
-decode_ids = msgspec.json.Decoder(tuple[TokenId, ...]).decode
-decode_id_lists = msgspec.json.Decoder(tuple[tuple[TokenId, ...], ...]).decode
 decode_provider = msgspec.json.Decoder(dict[str, object] | None).decode
 
 
 def parse_embeddings(body: bytes) -> EmbeddingsRequest:
     """The request in `body`, one UTF-8 JSON object. Raises InvalidRequest, `param` the member (wire contract 3.2).
 
-    Of duplicate member names the last wins. What the body makes of memory is bounded: values are counted before they
-    are decoded.
+    Of duplicate member names the last wins.
     """
     at = ""
     try:
         sent = decode_body(body)
         at = "provider"
         provider = read_provider(sent.provider)
-        at = INPUT
-        entries = read_input(bytes(sent.input).strip(b" \t\n\r"))
+        at = ""
+        texts = read_texts(sent.input, member=INPUT, most=MAX_ENTRIES)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RuleBroken) as error:
         refused: InvalidRequest = refusal(error, EXPECTED, at=at)
     else:
         return EmbeddingsRequest(
             model=sent.model,
-            texts=entries.texts,
-            token_lists=entries.token_lists,
+            texts=texts,
             encoding=sent.encoding_format or "float",
             dimensions=sent.dimensions,
             user=sent.user,
@@ -117,41 +95,6 @@ def read_provider(raw: Raw) -> Mapping[str, object] | None:
         raise RuleBroken("", f"is too large: it may have {FREE_FORM_BYTES} bytes")
     provider: dict[str, object] | None = decode_provider(raw)
     return provider
-
-
-def read_input(raw: bytes) -> Entries:
-    """The entries. Raises RuleBroken or msgspec.ValidationError for what is none of the four forms."""
-    inner = raw[1:].lstrip(b" \t\n\r")[:1] if raw[:1] == b"[" else b""
-    if raw[:1] == b'"':
-        return Entries(texts=checked((decode_text(raw),)))
-    if raw == b"null":
-        raise RuleBroken("", "is required")
-    require_few(raw)
-    if inner in (b'"', b"]"):
-        return Entries(texts=checked(decode_texts(raw)))
-    if inner == b"[":
-        return Entries(token_lists=checked(decode_id_lists(raw)))
-    return Entries(token_lists=checked((decode_ids(raw),)))
-
-
-def require_few(raw: bytes) -> None:
-    """Raise RuleBroken where there are more values in it than a request may have."""
-    most = MAX_TOKENS + MAX_ENTRIES
-    separators = (found for found in SEPARATOR.finditer(raw) if found[1])
-    if next(itertools.islice(separators, most, None), None) is not None:
-        raise RuleBroken("", f"has too many values: a request may have {MAX_TOKENS} tokens")
-
-
-Sized = TypeVar("Sized", Texts, TokenLists)
-
-
-def checked(entries: Sized) -> Sized:
-    """The entries where their number is right and none is empty."""
-    if not 0 < len(entries) <= MAX_ENTRIES:
-        raise RuleBroken("", f"must have 1 to {MAX_ENTRIES} entries")
-    if not all(entries):
-        raise RuleBroken("", "must have no empty entries")
-    return entries
 
 
 def new_embeddings_id(random: bytes) -> str:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
-from confide.engine.entries import Entry, Limits, batches, check_ids, check_texts, tokenized
+from confide.engine.entries import Limits, batches, prepared
 from confide.engine.slots import Slots
 from confide.engine.wordpiece import WordPiece
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
@@ -28,13 +28,14 @@ from confide.protocol.embeddings import (
     parse_embeddings,
 )
 from confide.protocol.serving import forwarded_body
+from confide.protocol.text_inputs import Text
 from confide.upstream.base import Claim, Head, Prompt, SurfaceName, Tally, refuse_sessions
 from confide.upstream.channel import Channel, ChannelError, Stalled
 from confide.upstream.kinds.embedded import ERROR_MOST_BYTES, EngineState
 
 PATH = b"/v1/embeddings"
 AT_A_TIME = 2  # batches: one is worked on while the answer to another is read
-THREADED_CHARS = 16_384  # a tokenizer takes some 4 ms for as many, and others wait for it
+THREADED = 16_384  # characters or ids: a tokenizer takes some 4 ms for as many, and others wait for it
 ENTRY_MOST_BYTES = 512  # of the engine's answer, its vector aside
 FAILED = "the model failed while it answered; try again"
 ENDED_EARLY = "the model stopped before the end of its answer; try again"
@@ -121,25 +122,19 @@ class EmbeddedEmbeddings:
             )
         self._engine.check_ready()
         self.slots.check_room(1)
-        entries = await self._entries(request)
+        entries = await self._entries(request.texts)
         forwarded = forwarded_body(prompt.body, drop_constraints=prompt.constraints.stated, drop_empty_tool_calls=False)
         is_same = forwarded is prompt.body
         sha256 = prompt.sha256 if is_same else hashlib.sha256(forwarded).digest()
         return EmbeddingsAnswer(self, entries, request, prompt.head, sha256)
 
-    async def _entries(self, request: EmbeddingsRequest) -> Sequence[Entry]:
+    async def _entries(self, texts: Sequence[Text]) -> Sequence[Text]:
         """What the engine is given. Raises InvalidRequest for what the model cannot take."""
-        if request.token_lists:
-            check_ids(request.token_lists, self._limits)
-            return request.token_lists
-        check_texts(request.texts, self._limits)
-        if self._tokenizer is None:
-            return request.texts
-        if sum(map(len, request.texts)) <= THREADED_CHARS:
-            return tokenized(request.texts, self._tokenizer, self._limits)
-        return await asyncio.to_thread(tokenized, request.texts, self._tokenizer, self._limits)
+        if sum(map(len, texts)) <= THREADED:
+            return prepared(texts, self._tokenizer, self._limits)
+        return await asyncio.to_thread(prepared, texts, self._tokenizer, self._limits)
 
-    async def vectors(self, batch: Sequence[Entry]) -> EngineAnswer:
+    async def vectors(self, batch: Sequence[Text]) -> EngineAnswer:
         """The engine's answer for one batch. Raises WireError; cancelling it closes the socket at once."""
         body = msgspec.json.encode({"model": "model", "input": batch, "encoding_format": "base64"})
         most_bytes = ERROR_MOST_BYTES + len(batch) * (ENTRY_MOST_BYTES + 2 * FLOAT_BYTES * self.vector_length)
@@ -170,7 +165,7 @@ class EmbeddingsAnswer:
     def __init__(
         self,
         upstream: EmbeddedEmbeddings,
-        entries: Sequence[Entry],
+        entries: Sequence[Text],
         request: EmbeddingsRequest,
         head: Head,
         forwarded_sha256: bytes,
