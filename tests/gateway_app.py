@@ -196,7 +196,7 @@ async def serving_scripted(
             attester=attester,
             authenticator=authenticator,
             models_served=ModelTable(
-                ServedModel.by(model, {"chat": upstream, "embeddings": vectors}[model.kind], created=1, simulated=True)
+                ServedModel.by(model, vectors if model.kind == "embeddings" else upstream, created=1, simulated=True)
                 for model in config.model
             ),
             store=store,
