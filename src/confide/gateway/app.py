@@ -21,11 +21,13 @@ from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
 from confide.gateway.pipeline import PromptRoute
-from confide.gateway.routes import about, aci, models, proof
+from confide.gateway.routes import about, aci, count_tokens, models, proof
 from confide.gateway.surfaces.base import Surface
 from confide.gateway.surfaces.chat import ChatCompletions
 from confide.gateway.surfaces.completions import Completions
 from confide.gateway.surfaces.embeddings import Embeddings
+from confide.gateway.surfaces.messages import Messages
+from confide.gateway.surfaces.responses import Responses
 from confide.gateway.wire import (
     PREFLIGHT,
     Header,
@@ -69,7 +71,8 @@ class Gateway:
         reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu, serving=config.serving)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
-        surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Embeddings())
+        messages = Messages()
+        surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Embeddings(), Responses(), messages)
         self._prompts = {
             surface.endpoint: PromptRoute(
                 surface,
@@ -89,6 +92,14 @@ class Gateway:
             routes=[
                 *about.routes(self.readiness, self.keyset),
                 *models.routes(models_served),
+                *count_tokens.routes(
+                    messages,
+                    authenticator=authenticator,
+                    models=models_served,
+                    lifecycle=lifecycle,
+                    log=log,
+                    max_body_bytes=config.server.max_body_bytes,
+                ),
                 *aci.routes(
                     attester=attester,
                     current=self.keyset,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -21,6 +21,7 @@ __all__ = [
     "Prompt",
     "SurfaceName",
     "Tally",
+    "TokenCounting",
     "Unserved",
     "Upstream",
     "refuse_sessions",
@@ -215,6 +216,17 @@ class Upstream(Protocol):
         """Check what only this upstream can know, and rewrite. `model`: its name of the model.
 
         Raises InvalidRequest, NotReady or LimitReached; sends nothing.
+        """
+
+
+@runtime_checkable
+class TokenCounting(Protocol):
+    """An upstream that can count the tokens of a prompt."""
+
+    async def count_tokens(self, body: bytes) -> int:
+        """The tokens that a chat request with this body has for its prompt.
+
+        Raises InvalidRequest, also for what cannot be counted, NotReady, UpstreamFailed or UpstreamTimeout.
         """
 
 

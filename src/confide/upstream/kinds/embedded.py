@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from confide.engine.shaping import SUPPORTED, Constraint, EngineFacts, Plan, pla
 from confide.engine.slots import Slots
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
+from confide.protocol.chat_messages import ImagePart
 from confide.protocol.completions import CompletionRequest, parse_completion
 from confide.protocol.serving import forwarded_body
 from confide.protocol.sse import DONE, Framer, SseError
@@ -32,7 +33,8 @@ from confide.upstream.kinds.text_completion import CompletionAnswer
 
 CHAT_PATH = b"/v1/chat/completions"
 ERROR_MOST_BYTES = 64 * 1024
-DETOKENIZED_MOST_BYTES = 16 * 1024 * 1024
+ASKED_MOST_BYTES = 16 * 1024 * 1024
+PROMPTING = ("messages", "chat_template_kwargs")  # members of an engine body that its template sees
 
 decode_event = msgspec.json.Decoder(EngineEvent).decode
 
@@ -142,21 +144,40 @@ class EmbeddedUpstream:
 
     async def text_of(self, tokens: Sequence[int]) -> str:
         """See text_completion.Tokenized.text_of."""
+        status, body = await self._ask(b"/detokenize", {"tokens": tokens})
+        if status != 200:
+            raise InvalidRequest("holds token ids that this model does not have", param="prompt")
+        return decoded(body, Detokenized).content
+
+    async def count_tokens(self, body: bytes) -> int:
+        """See base.TokenCounting. The engine writes and takes apart the prompt as it would to answer it."""
+        request = parse_chat(body)
+        if any(isinstance(part, ImagePart) for message in request.messages for part in message.content or ()):
+            raise InvalidRequest("the tokens of an image cannot be counted; leave images out", param="messages")
+        refuse_longer(request, self.context_length)
+        engine_body = plan(request, self._facts).bodies[0]
+        shown = {name: engine_body[name] for name in PROMPTING if name in engine_body}
+        status, answer = await self._ask(b"/apply-template", shown)
+        if status != 200:
+            raise refused(answer, "messages")
+        prompt = decoded(answer, Templated).prompt
+        status, answer = await self._ask(b"/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+        if status != 200:
+            raise refused(answer, "messages")
+        return len(decoded(answer, Tokenized).tokens)
+
+    async def _ask(self, path: bytes, body: EngineBody) -> tuple[int, bytes]:
+        """Status and body of what the engine answers at once, without a slot. Raises WireError."""
         self._engine.check_ready()
         try:
-            exchange = await self._channel.send(
-                b"POST", b"/detokenize", self._headers, msgspec.json.encode({"tokens": tokens})
-            )
+            exchange = await self._channel.send(b"POST", path, self._headers, msgspec.json.encode(body))
             try:
-                body = await exchange.read_all(DETOKENIZED_MOST_BYTES)
+                return exchange.status, await exchange.read_all(ASKED_MOST_BYTES)
             finally:
                 exchange.abort()
-            if exchange.status != 200:
-                raise InvalidRequest("holds token ids that this model does not have", param="prompt")
-            return msgspec.json.decode(body, type=Detokenized).content
         except Stalled as error:
             raise UpstreamTimeout("the model did not answer in time") from error
-        except (ChannelError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except ChannelError as error:
             raise UpstreamFailed(ENDED_EARLY) from error
 
     async def events(
@@ -193,6 +214,29 @@ class Detokenized(msgspec.Struct):
     """The engine's text of token ids."""
 
     content: str
+
+
+class Templated(msgspec.Struct):
+    """The text that the model is given."""
+
+    prompt: str
+
+
+class Tokenized(msgspec.Struct):
+    """The token ids of a text."""
+
+    tokens: list[int]
+
+
+Answered = TypeVar("Answered")
+
+
+def decoded(body: bytes, kind: type[Answered]) -> Answered:
+    """Raises UpstreamFailed for what is no such answer."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UpstreamFailed(ENDED_EARLY) from error
 
 
 class EmbeddedAnswer:

@@ -5,14 +5,14 @@ of the engine's answer, but for what would name it (`kinds/unnamed.py`), with `u
 the path. Headers of the engine are not passed on.
 
 An answer counts as whole when the engine says so: a buffered one by its length, a stream by its last event, or by a
-clean end after it has finished; how that looks on each surface is in `kinds/reading.py`. Anything else is a failure.
+clean end after it has finished; how that looks on each surface is in `kinds/reading*.py`. Anything else is a failure.
 Until the first byte of an answer has left, it is the gateway's to ask another upstream (`Unserved`).
 """
 
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -20,10 +20,14 @@ import msgspec
 from confide.errors import NotReady, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
 from confide.protocol.sse import Cutter, Piece, SseError
-from confide.upstream.base import Prompt, Tally, Unserved
+from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved
 from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneFree, NotConnected, Stalled, WrongKey
 from confide.upstream.health import Health
-from confide.upstream.kinds.reading import READINGS, Reading, StreamBroken
+from confide.upstream.kinds.reading import Reading, StreamBroken
+from confide.upstream.kinds.reading_chat import ChatReading
+from confide.upstream.kinds.reading_embeddings import EmbeddingsReading
+from confide.upstream.kinds.reading_messages import MessagesReading
+from confide.upstream.kinds.reading_responses import ResponsesReading
 from confide.upstream.kinds.refusals import BUSY, FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
 from confide.upstream.kinds.unnamed import Unnamed
 
@@ -33,6 +37,13 @@ END_WITHIN_S = 0.05  # after `[DONE]`, for the end of the body: then the connect
 ROOM_AFTER_S = 1  # when to ask again for one of the connections
 ENDED_EARLY = "the model stopped before the end of its answer; try again"
 JSON = (b"content-type", b"application/json")
+READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
+    "chat": lambda: ChatReading(b"/chat/completions"),
+    "completions": lambda: ChatReading(b"/completions"),
+    "embeddings": EmbeddingsReading,
+    "messages": MessagesReading,
+    "responses": ResponsesReading,
+}
 
 
 class Relay:
@@ -73,7 +84,7 @@ class Relay:
         )
         sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
         reading = READINGS[prompt.surface]()
-        unnamed = Unnamed(asked.model if model != asked.model else None)
+        unnamed = Unnamed(asked.model if model != asked.model else None, inside=reading.inside)
         return RelayedAnswer(
             self, body, sha256, reading, unnamed, is_fresh=prompt.is_connection_suspect, within_s=within_s
         )
@@ -114,6 +125,7 @@ class RelayedAnswer:
         self.forwarded_sha256 = sha256
         self.is_forwarded = False
         self.last = b"" if reading.last is None else reading.last
+        self.events = 0  # numbered ones that were passed on; none where the surface does not number them
         self._is_done = False
 
     async def complete(self, tally: Tally) -> bytes:
@@ -146,7 +158,7 @@ class RelayedAnswer:
             require_event_stream(exchange)
             while not self._is_done and (data := await exchange.read()):
                 if out := self._passed(cutter.feed(data), tally):
-                    has_begun = True
+                    has_begun, self.events = True, self._reading.events
                     yield out
             if self._is_done:
                 await rest(exchange)
@@ -194,7 +206,7 @@ class RelayedAnswer:
             raw, data = piece
             if data is None:
                 out.append(raw)
-            elif data == b"[DONE]":
+            elif data == b"[DONE]" and self._reading.last is not None:
                 self.last, self._is_done = raw, True
                 break
             else:

@@ -4,20 +4,22 @@ differs; `system_fingerprint` is null and `provider` is taken out (wire contract
 
 import msgspec
 
-from confide.protocol.splice import Edit, NamedTwice, members_of, spliced, without
+from confide.protocol.splice import Edit, Member, NamedTwice, members_of, spliced, without
 
 MODEL, FINGERPRINT, PROVIDER = "model", "system_fingerprint", "provider"
 TELLING = (b'"system_fingerprint"', b'"provider"')  # in a JSON text the quotes are escaped: these can only be names
 
 
 class Unnamed:
-    """For one answer. `model`: what the client calls it, None where the engine calls it the same.
+    """For one answer. `model`: what the client calls it, None where the engine calls it the same. `inside`: the member
+    of an event of its stream that holds the answer, where it has one.
 
     Events of a stream begin alike, up to the model at least. So what was changed in one is changed in the next without
     looking for members again, when it begins with the same bytes and nothing after these names the engine.
     """
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: str | None, *, inside: str | None = None) -> None:
+        self._inside = inside
         self._model = None if model is None else msgspec.json.encode(model)
         self._beginning, self._changed = b"\0", b""
 
@@ -50,8 +52,16 @@ class Unnamed:
     def _edits(self, data: bytes) -> list[Edit]:
         try:
             members = members_of(data)
+            inner = members.get(self._inside or "")
+            if inner is None or not inner.of(data).startswith(b"{"):
+                return self._edits_of(members)
+            within = self._edits_of(members_of(inner.of(data)))
         except (msgspec.DecodeError, NamedTwice) as error:
             raise ValueError("an answer that is no JSON object") from error
+        shifted = [Edit(edit.start + inner.value, edit.end + inner.value, edit.text) for edit in within]
+        return self._edits_of(members) + shifted
+
+    def _edits_of(self, members: dict[str, Member]) -> list[Edit]:
         edits = without(members, {PROVIDER})
         if self._model is not None and MODEL in members:
             edits.append(Edit(members[MODEL].value, members[MODEL].end, self._model))
