@@ -12,7 +12,7 @@ nothing where vocab.txt has `##`.
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from typing import IO, Final
+from typing import IO, Annotated, Final
 
 import msgspec
 
@@ -61,19 +61,22 @@ class ConversionError(ConfigError):
     """The model is not one that is converted here."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
 class BertConfig(msgspec.Struct, frozen=True):
     """What is needed of config.json; lengths in tokens and elements."""
 
     model_type: str
     hidden_act: str
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_hidden_layers: int
-    max_position_embeddings: int
-    type_vocab_size: int
-    vocab_size: int
-    layer_norm_eps: float
+    hidden_size: Count
+    intermediate_size: Count
+    num_attention_heads: Count
+    num_hidden_layers: Annotated[int, msgspec.Meta(ge=1, le=999)]
+    max_position_embeddings: Count
+    type_vocab_size: Count
+    vocab_size: Count
+    layer_norm_eps: Annotated[float, msgspec.Meta(gt=0, le=1)]
     position_embedding_type: str = "absolute"
 
 
