@@ -148,10 +148,12 @@ async def serving_scripted(
     tls_spki_sha256: bytes | None = None,
     now: Callable[[], float] = time.time,
     attester: Attester | None = None,
+    tokenizer: WordPiece | None = TOKENIZER,
 ) -> AsyncIterator[ScriptedGateway]:
     """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's.
 
     `now`: the clock of keysets and receipts, in Unix seconds. `attester`: the simulated one, unless it is given.
+    `tokenizer`: of the embedding models.
     """
     config = config or Config(model=(Model(id=MODEL, aliases=("alias/model",), upstream_model="scripted"),))
     written, switch, lifecycle = io.StringIO(), EngineSwitch(), Lifecycle()
@@ -185,7 +187,7 @@ async def serving_scripted(
             engine=switch,
             slots=vector_slots,
             api_key="engine-key",
-            tokenizer=TOKENIZER,
+            tokenizer=tokenizer,
             context_length=VECTOR_CONTEXT,
             vector_length=VECTOR_LENGTH,
             token_count=TOKENIZER.size,

@@ -314,6 +314,21 @@ async def test_a_text_that_only_the_engine_finds_too_long_is_the_caller_s(
     assert "602 tokens" in found["message"]
 
 
+async def test_texts_go_to_the_engine_as_they_are_where_their_vocabulary_is_not_ours(tmp_path: Path) -> None:
+    async with serving(tmp_path, answer_of(ONE, TWO), config=CONFIG, tokenizer=None) as gateway:
+        assert (await embed(gateway, ["Héllo", "wörld"])).status_code == 200
+        assert gateway.asked()["input"] == ["Héllo", "wörld"]
+        assert (await embed(gateway, "x" * 200_000)).json()["error"]["param"] == "input"
+
+
+async def test_a_long_input_is_cut_without_holding_others_up(gateway: ScriptedGateway) -> None:
+    gateway.follow(answer_of(*[ONE] * 10), answer_of(*[TWO] * 10), answer_of(ONE))
+    answer = await embed(gateway, ["hello " + " " * 10_000] * 10)  # more than is cut in the loop itself
+    assert (answer.status_code, len(answer.json()["data"])) == (200, 10)
+    refused = await embed(gateway, [*["hello " * 200] * 19, "hello " * 400])
+    assert "input[19] has more tokens than the 300" in refused.json()["error"]["message"]
+
+
 async def test_an_engine_that_is_slow_is_504_and_one_that_is_down_503(tmp_path: Path) -> None:
     async with serving(tmp_path, [HANG], config=CONFIG, timeouts=Timeouts(first_byte_s=0.1)) as gateway:
         slow = await embed(gateway)
