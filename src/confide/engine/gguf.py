@@ -116,15 +116,14 @@ def read_metadata(path: Path) -> GgufMetadata:
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
-    """The whole vocabulary of `path`, in the order of its ids. Raises GgufError."""
+    """The whole vocabulary of `path`, in the order of its ids; () where it has none. Raises GgufError."""
     with opened(path) as cursor:
-        tokens = dict(read_pairs(cursor, parse_counts(cursor)[2])).get(TOKENS)
+        _, _, pairs = parse_counts(cursor)
+        tokens = dict(read_pairs(cursor, pairs)).get(TOKENS)
+        if not isinstance(tokens, tuple):
+            return ()
         try:
-            return (
-                tuple(token.decode() for token in tokens if isinstance(token, bytes))
-                if isinstance(tokens, tuple)
-                else ()
-            )
+            return tuple(token.decode() for token in tokens if isinstance(token, bytes))
         except UnicodeDecodeError as error:
             raise GgufError(f"{TOKENS} holds what is not UTF-8") from error
 

@@ -1,4 +1,4 @@
-"""WordPiece by the rules of BERT's own tokenizer. Whole sentences are compared in tests/e2e/test_embeddings.py."""
+"""WordPiece by the rules of BERT's own tokenizer. Whole sentences: tests/e2e/test_embedded_vectors.py."""
 
 import pytest
 from hypothesis import example, given
