@@ -3,7 +3,6 @@
 A request without the member is compared with one that has it: by what the engine is asked, and by what is answered.
 """
 
-import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,9 +11,21 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from confide.gateway.openapi.members import CHAT, COMPLETIONS, COUNT_TOKENS, MESSAGES, RESPONSES, TABLES, Effect, Table
-from gateway_app import MODEL, ScriptedGateway, finish, serving_scripted, token
-from scripted import LAST_CHUNK, Script, SeenRequest, response, sse_head
+from confide.gateway.openapi.inference import EMBEDDING_MODEL, MODEL
+from confide.gateway.openapi.members import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    MESSAGES,
+    RESPONSES,
+    TABLES,
+    Effect,
+    Table,
+)
+from gateway_app import VECTOR_LENGTH, ScriptedGateway, finish, serving_scripted, token
+from obliging_engine import CONFIG, obliging
+from scripted import LAST_CHUNK, Script, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,6 +36,7 @@ BASE: dict[str, dict[str, Any]] = {
     RESPONSES.endpoint: {"model": MODEL, "input": "Hello"},
     MESSAGES.endpoint: {"model": MODEL, "max_tokens": 5, "messages": TURN},
     COUNT_TOKENS.endpoint: {"model": MODEL, "messages": TURN},
+    EMBEDDINGS.endpoint: {"model": EMBEDDING_MODEL, "input": "Hello"},
 }
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 CHAT_TOOL = {"tools": [{"type": "function", "function": FUNCTION}]}
@@ -135,37 +147,42 @@ SAMPLES: dict[str, dict[str, Sample]] = {
         "cache_control": ({}, {"type": "ephemeral"}),
         "speed": ({}, "standard"),
     },
+    EMBEDDINGS.endpoint: {
+        "provider": NUMBERS["provider"],
+        "model": NUMBERS["model"],
+        "user": NUMBERS["user"],
+        "input": ({}, "Bye bye"),
+        "encoding_format": ({}, "base64"),
+        "dimensions": ({}, VECTOR_LENGTH),
+        "stream": ({}, True),
+    },
 }
 # A value that asks for what is not done, of members that may be sent as long as they ask for nothing.
 ASKING: dict[str, Any] = {
     "chat_template_kwargs": {"a": 1},
     "modalities": ["text", "audio"],
     "best_of": 3,
+    "dimensions": VECTOR_LENGTH + 1,
     "background": True,
     "suffix": "x",
 }
 
 
-def follow(request: SeenRequest) -> Script:
-    """What the engine answers: its template and its tokenizer as to count, else a short answer."""
-    if request.target == b"/apply-template":
-        return [response(json.dumps({"prompt": request.body.decode()}).encode())]
-    if request.target == b"/tokenize":
-        return [response(json.dumps({"tokens": [1] * len(request.body)}).encode())]
+def generate(_: dict[str, Any]) -> Script:
     return [sse_head(), token("{}"), finish(), LAST_CHUNK]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ScriptedGateway]:
-    async with serving_scripted(tmp_path_factory.mktemp("plain"), []) as gateway:
-        gateway.engine.choose = follow
+    async with serving_scripted(tmp_path_factory.mktemp("plain"), [], config=CONFIG) as gateway:
+        gateway.engine.choose = obliging(generate)
         yield gateway
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def reasoning(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ScriptedGateway]:
-    async with serving_scripted(tmp_path_factory.mktemp("reasoning"), [], reasons=True) as gateway:
-        gateway.engine.choose = follow
+    async with serving_scripted(tmp_path_factory.mktemp("reasoning"), [], config=CONFIG, reasons=True) as gateway:
+        gateway.engine.choose = obliging(generate)
         yield gateway
 
 
@@ -295,3 +312,6 @@ async def test_the_catalogue_lists_what_is_honoured_and_no_more(
     for gateway, expected in ((plain, honoured), (reasoning, honoured | by_some)):
         entry = (await gateway.client.get(f"/v1/models/{MODEL}")).json()
         assert set(entry["supported_parameters"]) | {"model", "messages", "provider"} == expected
+        entry = (await gateway.client.get(f"/v1/models/{EMBEDDING_MODEL}")).json()
+        vectors = {member.name for member in EMBEDDINGS.members if member.effect is Effect.HONOURED}
+        assert set(entry["supported_parameters"]) | {"model", "input", "provider"} == vectors

@@ -13,13 +13,13 @@ import pytest
 import pytest_asyncio
 
 from aci_documents import session
-from confide.config import Config, Model
-from confide.gateway.openapi.inference import INFERENCE_OPERATIONS, MODEL
+from confide.gateway.openapi.inference import EMBEDDING_MODEL, INFERENCE_OPERATIONS, MODEL
 from confide.gateway.openapi.lookups import LOOKUPS
 from confide.gateway.openapi.page import event_data
 from gateway_app import ScriptedGateway, event, finish, serving_scripted, token
+from obliging_engine import CONFIG, obliging
 from openapi_document import Document, faults, operation
-from scripted import CLOSE, LAST_CHUNK, Script, SeenRequest, response, sse_head
+from scripted import CLOSE, LAST_CHUNK, Script, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,19 +42,14 @@ def written(asked: Document) -> list[bytes]:
     return [event({"choices": [thought]}), event({"choices": [said]})]
 
 
-def follow(request: SeenRequest) -> Script:
-    if request.target == b"/apply-template":
-        return [response(b'{"prompt": "Hello"}')]
-    if request.target == b"/tokenize":
-        return [response(b'{"tokens": [1, 2, 3]}')]
-    return [sse_head(), *written(json.loads(request.body)), finish(), LAST_CHUNK]
+def generate(asked: Document) -> Script:
+    return [sse_head(), *written(asked), finish(), LAST_CHUNK]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ScriptedGateway]:
-    config = Config(model=(Model(id=MODEL, upstream_model="scripted"),))
-    async with serving_scripted(tmp_path_factory.mktemp("home"), [], config=config) as gateway:
-        gateway.engine.choose = follow
+    async with serving_scripted(tmp_path_factory.mktemp("home"), [], config=CONFIG) as gateway:
+        gateway.engine.choose = obliging(generate)
         yield gateway
 
 
@@ -146,7 +141,7 @@ async def test_a_stream_that_breaks_ends_as_described(gateway: ScriptedGateway, 
     try:
         answer = await gateway.client.post(shown.path, json=shown.examples["stream"])
     finally:
-        gateway.engine.choose = follow
+        gateway.engine.choose = obliging(generate)
     assert answer.status_code == 200
     assert "error" in answer.text
     assert_described("post", shown.path, answer)
@@ -207,10 +202,17 @@ async def test_a_session_is_as_described() -> None:
     assert faults(answer["content"]["application/json"]["schema"], session()) == []
 
 
+async def test_vectors_in_base64_are_as_described(gateway: ScriptedGateway) -> None:
+    body = {"model": EMBEDDING_MODEL, "input": "a", "encoding_format": "base64"}
+    answer = await gateway.client.post("/v1/embeddings", json=body)
+    assert isinstance(answer.json()["data"][0]["embedding"], str)
+    assert_described("post", "/v1/embeddings", answer)
+
+
 async def test_errors_are_as_described(gateway: ScriptedGateway) -> None:
     """On every surface: no body, one that is too large, no such model, an engine that fails, one that is loading."""
     for shown in INFERENCE_OPERATIONS:
-        body = shown.examples["hello" if "hello" in shown.examples else "text"]
+        body = next(iter(shown.examples.values()))
         answers = [
             await gateway.client.post(shown.path, content=b"{"),
             await gateway.client.post(shown.path, json=body | {"model": "none"}),
@@ -221,7 +223,7 @@ async def test_errors_are_as_described(gateway: ScriptedGateway) -> None:
         gateway.switch.is_ready = True
         gateway.engine.choose = lambda _: [CLOSE]
         answers.append(await gateway.client.post(shown.path, json=body))
-        gateway.engine.choose = follow
+        gateway.engine.choose = obliging(generate)
         assert [answer.status_code for answer in answers] == [400, 404, 412, 503, 502]
         for answer in answers:
             assert_described("post", shown.path, answer)

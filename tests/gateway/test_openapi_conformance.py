@@ -1,7 +1,7 @@
 """The real service against its own OpenAPI document, by schemathesis: every check that it has, on requests it makes up.
 
 What is not taken at its word: a request that fits the schemas may still break a rule between members, which no schema
-says, and is then a 400. And in the document that schemathesis reads, `model` is the one that there is, or most requests
+says, and is then a 400. And in the document that schemathesis reads, `model` is one that there is, or most requests
 would end at a 404.
 """
 
@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import pytest
 
-from confide.config import Config, Limits, Model
-from confide.gateway.openapi.inference import MODEL
+from confide.gateway.openapi.inference import EMBEDDING_MODEL, MODEL
 from gateway_app import ScriptedGateway, finish, serving_scripted, token
+from obliging_engine import CONFIG, obliging
 from openapi_document import DOCUMENT, Document
-from scripted import LAST_CHUNK, Script, SeenRequest, response, sse_head
+from scripted import LAST_CHUNK, Script, sse_head
 
 SETTINGS = """
 [checks.positive_data_acceptance]
@@ -38,25 +38,19 @@ class Run(NamedTuple):
     printed: str
 
 
-def follow(request: SeenRequest) -> Script:
+def generate(asked: Document) -> Script:
     """An engine that never fails. What is to keep to a grammar is cut before its first token, which keeps to any."""
-    match request.target:
-        case b"/apply-template":
-            return [response(b'{"prompt": "Hello"}')]
-        case b"/tokenize":
-            return [response(b'{"tokens": [1, 2, 3]}')]
-        case b"/detokenize":
-            return [response(b'{"content": "abc"}')]
-    if "grammar" in json.loads(request.body):
-        return [sse_head(), finish("length"), LAST_CHUNK]
-    return [sse_head(), token("Hi"), finish(), LAST_CHUNK]
+    return [sse_head(), *([] if "grammar" in asked else [token("Hi")]), cut_or_done(asked), LAST_CHUNK]
+
+
+def cut_or_done(asked: Document) -> bytes:
+    return finish("length" if "grammar" in asked else "stop")
 
 
 @asynccontextmanager
 async def serving(home: Path) -> AsyncIterator[ScriptedGateway]:
-    config = Config(model=(Model(id=MODEL, upstream_model="scripted"),), limits=Limits(queue=1024))
-    async with serving_scripted(home, [], config=config) as gateway:
-        gateway.engine.choose = follow
+    async with serving_scripted(home, [], config=CONFIG) as gateway:
+        gateway.engine.choose = obliging(generate)
         await gateway.app.archive.keep_current()
         yield gateway
 
@@ -67,10 +61,10 @@ def with_one_model(document: Document, *, has_keys: bool = True) -> Document:
     for path in document["paths"].values():
         for operation in path.values():
             operation["security"] = operation["security"] if has_keys else []
-    for schema in document["components"]["schemas"].values():
+    for name, schema in document["components"]["schemas"].items():
         model = schema.get("properties", {}).get("model", {})
         if "x-effect" in model:
-            model["enum"] = [MODEL]
+            model["enum"] = [EMBEDDING_MODEL if name.startswith("embeddings.") else MODEL]
     return document
 
 

@@ -23,6 +23,9 @@ MAX_ENTRIES = 2048
 MAX_TOKENS = 300_000  # of one request, as OpenAI has it
 FLOAT_BYTES = 4
 
+# Members that may be sent as long as they ask for nothing.
+LIMITED: Mapping[str, str] = {"dimensions": "must be what the model's own vectors have, or left out"}
+
 Encoding = Literal["float", "base64"]
 INPUT: Final = "input"
 EXPECTED: Mapping[str, str] = {

@@ -12,6 +12,7 @@ from confide.protocol import (
     chat_body,
     chat_messages,
     completions,
+    embeddings,
     messages_blocks,
     messages_body,
     responses_body,
@@ -81,6 +82,7 @@ OVERRIDES: Overrides = {
     responses_items.FunctionCallItem: {"caller": NULL, "namespace": NULL, "async": NULL, "async_": NULL},
     responses_items.FunctionCallOutputItem: {"output": str | Said, "caller": NULL, "namespace": NULL},
     responses_items.ReasoningItem: {"encrypted_content": NULL},
+    embeddings.EmbeddingsBody: {"input": texts(embeddings.MAX_ENTRIES), "provider": OBJECT_OR_NULL},
     messages_body.MessagesBody: {
         **refused(messages_body.UNSUPPORTED, messages_body.MessagesBody),
         "provider": OBJECT_OR_NULL,

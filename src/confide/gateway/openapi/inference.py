@@ -15,7 +15,7 @@ from confide.gateway.openapi.operations import (
 )
 from confide.gateway.openapi.schemas import Either
 
-MODEL = "confide/smollm2-135m"
+MODEL, EMBEDDING_MODEL = "confide/smollm2-135m", "confide/all-minilm-l6-v2"
 INFERENCE = "Inference"
 RECEIPTED = ("X-Receipt-Id", "X-E2EE-Applied")
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "Say hello."}]
@@ -143,4 +143,20 @@ COUNT_TOKENS = Operation(
     errors=COUNT_ERRORS,
     error_shape="messages",
 )
-INFERENCE_OPERATIONS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS)
+EMBEDDINGS = Operation(
+    method="post",
+    path=members.EMBEDDINGS.endpoint,
+    id="createEmbedding",
+    tag=INFERENCE,
+    summary="Vectors of texts",
+    description="OpenAI's embeddings, of the models that `/v1/embeddings/models` lists ([more](/docs/embeddings.md)). "
+    "The answer has no `id`: its receipt is found by `X-Receipt-Id`.",
+    access=Access.KEY,
+    namespace="embeddings",
+    body=members.EMBEDDINGS,
+    examples={"texts": {"model": EMBEDDING_MODEL, "input": ["first text", "second text"]}},
+    answers=(Answer(JSON, answers.Embeddings),),
+    errors=PROMPT_ERRORS,
+    headers=RECEIPTED,
+)
+INFERENCE_OPERATIONS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS, EMBEDDINGS)

@@ -17,11 +17,13 @@ from confide.protocol import (
     chat,
     chat_body,
     completions,
+    embeddings,
     messages_body,
     messages_request,
     responses_body,
     responses_request,
 )
+from confide.upstream.kinds.embedded_embeddings import EMBEDDINGS_SUPPORTED
 
 SERVICE = frozenset({"model", "messages", "prompt", "input", "provider"})  # read by the service, or what is asked
 
@@ -171,4 +173,15 @@ COUNT_TOKENS = MESSAGES._replace(
     body=messages_body.PromptBody,
     supported=frozenset({"tools", "tool_choice"}),  # what a model is shown besides the messages
 )
-TABLES = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS)
+EMBEDDINGS = Table(
+    title="Embeddings",
+    endpoint="/v1/embeddings",
+    page="embeddings.md",
+    body=embeddings.EmbeddingsBody,
+    supported=EMBEDDINGS_SUPPORTED,
+    unsupported={},
+    limited=embeddings.LIMITED,
+    expected=embeddings.EXPECTED,
+    counterparts={},
+)
+TABLES = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS, EMBEDDINGS)

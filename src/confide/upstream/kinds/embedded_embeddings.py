@@ -68,10 +68,13 @@ class EngineRefusal(msgspec.Struct, frozen=True):
     error: EngineError = EngineError()
 
 
+EMBEDDINGS_SUPPORTED = frozenset({"encoding_format"})  # members of the wire contract that change an answer
+
+
 class EmbeddedEmbeddings:
     """Serves one embedding model from a supervised engine over its private socket."""
 
-    supported_parameters = frozenset({"dimensions", "encoding_format", "input", "user"})
+    supported_parameters = EMBEDDINGS_SUPPORTED
     surfaces: frozenset[SurfaceName] = frozenset({"embeddings"})
     reads_body = False
     is_attested = True
