@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from confide import errors
 from confide.config import Config
@@ -37,6 +38,13 @@ def test_every_reference_resolves_and_every_shape_is_used() -> None:
     there = {f"#/components/{kind}/{name}" for kind in ("schemas", "headers") for name in DOCUMENT["components"][kind]}
     assert refs | mapped <= there
     assert {ref for ref in there if "/schemas/" in ref} <= refs
+
+
+def test_it_is_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1.")
+    assert [error.message for error in Draft202012Validator(OPENAPI_31).iter_errors(DOCUMENT)] == []
+    incomplete = {name: value for name, value in DOCUMENT.items() if name != "info"}
+    assert not Draft202012Validator(OPENAPI_31).is_valid(incomplete)
 
 
 def test_every_schema_is_a_schema_with_patterns_of_its_own_kind() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from confide.errors import WireError
+from confide.errors import UpstreamNotVerified, WireError
 from confide.gateway.openapi import documents
 from confide.gateway.openapi.answers_messages import MessagesError
 from confide.gateway.openapi.bodies import OVERRIDES
@@ -150,7 +150,7 @@ def responses(operation: Operation, components: Components) -> Schema:
     for status, errors in by_status(operation.errors):
         said = " ".join(f"`{each.type}`: {WHEN[each]}" for each in errors)
         found[str(status)] = error(operation, status, said, components)
-    if operation.body is not None:
+    if UpstreamNotVerified in operation.errors:  # it may be passed on to another service, which judges it
         for status in sorted(OF_THE_CLIENT - {each.status for each in operation.errors}):
             said = "The model's upstream finds the request at fault, in its words."
             found[str(status)] = error(operation, status, said, components)

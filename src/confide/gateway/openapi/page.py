@@ -22,7 +22,6 @@ CONTENT_SECURITY_POLICY = (
     "frame-ancestors 'none'"
 )
 BASE_URL = "http://127.0.0.1:8080"
-ACCESS = {0: "open", 2: "needs a key", 3: "as the request that it is about"}
 
 
 @cache
@@ -56,7 +55,10 @@ class Shown:
 
     @property
     def access(self) -> str:
-        return ACCESS[len(self.operation["security"])]
+        schemes = self.operation["security"]
+        if not schemes:
+            return "open"
+        return "as the request that it is about" if {} in schemes else "needs a key, once there is one"
 
 
 def header(info: Schema) -> Html:
