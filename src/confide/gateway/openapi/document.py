@@ -135,8 +135,7 @@ def unknown(table: Table) -> str:
 
 def effect_of(member: Member) -> str:
     """In a sentence or two."""
-    introduced = "; others refuse it" if member.effect is Effect.BY_SOME else ""
-    note = "" if member.note is None else f"{introduced}: {member.note}"
+    note = "" if member.note is None else f"{'; ' if member.effect is Effect.BY_SOME else ': '}{member.note}"
     takes = "" if member.takes is None else f" Takes {member.takes}."
     return f"{member.effect.sentence}{note}.{takes}"
 

@@ -104,7 +104,9 @@ class Table(NamedTuple):
         for of_chat, ours in becomes.items():
             if of_chat in self.not_honoured:
                 said = self.not_honoured[of_chat]
-                return said if ours == name else f"`{ours.removeprefix(f'{name}.')}`: {said}"
+                if of_chat in self.by_some:
+                    said = f"others refuse it: {said}"
+                return said if ours == name else f"`{ours.removeprefix(f'{name}.')}` by models that reason; {said}"
         return None
 
 

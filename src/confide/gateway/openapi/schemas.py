@@ -4,7 +4,8 @@ Every schema has a namespace, so that two surfaces may each have a `Text`. A str
 member that says `null` or is left out becomes one that need not be there.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ Schema = dict[str, Any]
 ANY: Schema = {}
 NULL: Schema = {"type": "null"}
 OBJECT: Schema = {"type": "object"}
+NONE = re.compile(r"\bNone\b")
 DECIMAL_KEYS = r"^(0|[1-9][0-9]{0,9})$"
 SIMPLE = frozenset({"boolean", "integer", "number", "string", "array", "object"})
 
@@ -187,12 +189,5 @@ def given(members: Mapping[str, object]) -> Schema:
 
 
 def first_sentences(struct: type) -> str:
-    """The first paragraph of a docstring, on one line."""
-    return " ".join((struct.__doc__ or "").partition("\n\n")[0].split())
-
-
-def members_of(schema: Schema) -> Iterator[tuple[str, Schema, bool]]:
-    """Name, schema and whether it is required, of each member of an object's schema."""
-    required = schema.get("required", [])
-    for name, member in schema.get("properties", {}).items():
-        yield name, member, name in required
+    """The first paragraph of a docstring, on one line, in JSON's words."""
+    return NONE.sub("null", " ".join((struct.__doc__ or "").partition("\n\n")[0].split()))
