@@ -282,8 +282,8 @@ NO_ROUTES = [
     "/v1/chat/completions/",
     "/v2/models",
     "/health/",
-    "/docs",
-    "/openapi.json",
+    "/redoc",
+    "/openapi.yaml",
     "/x",
 ]
 
