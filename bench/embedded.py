@@ -23,7 +23,7 @@ from confide.engine import catalogue, gguf, pull
 from confide.engine.shaping import EngineFacts, plan, special_pattern
 from confide.engine.supervisor import default_threads, worker_environment
 from confide.engine.worker import Settings
-from confide.gateway.service import template_for
+from confide.gateway.engines import template_for
 from confide.protocol.chat import parse_chat
 
 RATIO = Budget(0.97, at_least=True)

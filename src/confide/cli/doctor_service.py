@@ -15,7 +15,7 @@ from confide.engine.manifest import Weights
 from confide.engine.progress import Progress
 from confide.engine.supervisor import default_threads
 from confide.errors import ConfideError, ConfigError
-from confide.gateway.service import bound_socket
+from confide.gateway.listening import bound_socket
 
 KEY_OR_VALUE_BYTES = 2  # an element of the KV cache, f16
 AROUND_BYTES = 250_000_000  # the gateway, and the engine's buffers (measured: 100 MB and 60 MB for small models)

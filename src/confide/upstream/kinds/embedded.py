@@ -16,7 +16,6 @@ import msgspec
 from confide.engine.answer import Choice, Delta, EngineError, EngineEvent, LeftGrammar
 from confide.engine.grammar import Compiled, compile_grammar
 from confide.engine.shaping import SUPPORTED, Constraint, EngineFacts, Plan, plan, refuse_longer
-from confide.engine.slots import Slots
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
 from confide.protocol.serving import forwarded_body
@@ -47,6 +46,14 @@ class EngineState(Protocol):
         """Raise NotReady, with the seconds until the next try, unless it serves."""
 
 
+class EngineSlots(Protocol):
+    """The engine's slots, this process's own or those that several share (`engine/slots.py`)."""
+
+    def check_room(self, wanted: int) -> None: ...
+    async def acquire(self) -> None: ...
+    def release(self) -> None: ...
+
+
 class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
@@ -60,7 +67,7 @@ class EmbeddedUpstream:
         *,
         channel: Channel,
         engine: EngineState,
-        slots: Slots,
+        slots: EngineSlots,
         facts: EngineFacts,
         api_key: str,
         max_n: int,

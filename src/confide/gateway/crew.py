@@ -1,0 +1,343 @@
+"""The workers of a service as their parent has them: started, told, heard, and started again when they end."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Coroutine, Mapping
+
+from confide.config import Config
+from confide.engine.slot_service import Acquire, EngineStands, Release, SlotService
+from confide.errors import ConfideError, ConfigError
+from confide.gateway.accepting import ConnectionCounts
+from confide.gateway.control import (
+    Abandon,
+    Begin,
+    Commit,
+    Drain,
+    HasFailed,
+    HasOpened,
+    HasStaged,
+    Line,
+    Listen,
+    Listens,
+    SessionStands,
+    Stage,
+    ToParent,
+    ToWorker,
+    Verified,
+    Verify,
+    WrongKey,
+)
+from confide.gateway.forkserver import Forked, ForkServer
+from confide.telemetry.logs import Log
+from confide.upstream.verified import SessionUpstream
+
+OPEN_WITHIN_S = 180.0  # platforms may take a minute for a quote, and workers ask for theirs one after the other
+STAGE_WITHIN_S = 20.0
+ENDED_WITHIN_S = 10.0
+AFTER_DRAIN_S = 20.0  # the end of what a drain has stopped, and of connections
+BACKOFF_FIRST_S = 0.25
+BACKOFF_MOST_S = 30.0
+STEADY_S = 60.0  # a worker that lived this long starts again without back-off
+MOST_FAILURES = 5  # in a row, while nobody serves
+LOOK_IN_LOG = "The log says what it met."
+
+
+class WorkerProcess:
+    """One worker process, from its start to its end."""
+
+    def __init__(self, number: int, crew: "Crew", services: Mapping[str, SlotService]) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.opened: asyncio.Future[HasOpened] = loop.create_future()
+        self.listens = asyncio.Event()
+        self.is_gone = asyncio.Event()
+        self.staged: asyncio.Future[HasStaged] | None = None
+        self._crew = crew
+        self._services = services
+
+    async def start(self, forks: ForkServer) -> None:
+        """Have it forked, and hear it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self.process: Forked = forks.fork(self.number, theirs)
+            except ConfideError:
+                ours.close()
+                raise
+        self._line = await Line.open(ours, ToParent, self._received, self._lost)
+        self._slots = {name: service.enter(self._line.send) for name, service in self._services.items()}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has said that it could serve."""
+        return self.opened.done() and not self.opened.cancelled() and self.opened.exception() is None
+
+    def tell(self, message: ToWorker) -> None:
+        self._line.send(message)
+
+    def _received(self, message: ToParent) -> None:
+        match message:
+            case Acquire() | Release():
+                self._slots[message.engine].received(message)
+            case Verify() | WrongKey():
+                self._crew.asked(self, message)
+            case HasOpened():
+                self.opened.set_result(message)
+            case HasFailed():
+                self._fail(message.message, message.remedy)
+            case Listens():
+                self.listens.set()
+            case HasStaged():
+                if self.staged is not None and not self.staged.done():
+                    self.staged.set_result(message)
+
+    def _lost(self) -> None:
+        """The process has ended, or is about to: what it held is free."""
+        for client in self._slots.values():
+            client.gone()
+        self._fail("a worker process ended before it could serve", LOOK_IN_LOG)
+        if self.staged is not None and not self.staged.done():
+            self.staged.set_result(HasStaged())  # its successor begins with whatever is decided
+        self.is_gone.set()
+        self._crew.left(self)
+
+    def _fail(self, message: str, remedy: str | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(ConfigError(message, remedy=remedy))
+            self.opened.exception()  # seen: nobody may be waiting any more
+
+
+class Crew:
+    """All workers. `services`: the slots of each engine. `changing`: held while one starts, and while all change."""
+
+    def __init__(
+        self,
+        config: Config,
+        forks: ForkServer,
+        services: Mapping[str, SlotService],
+        counts: ConnectionCounts,
+        log: Log,
+    ) -> None:
+        self.led: Mapping[str, SessionUpstream] = {}
+        self.changing = asyncio.Lock()
+        self.hopeless = asyncio.Event()
+        self._config = config
+        self._forks = forks
+        self._services = services
+        self._counts = counts
+        self._log = log
+        self._workers: dict[int, WorkerProcess] = {}
+        self._engines: dict[str, EngineStands] = {}
+        self._identity: str | None = None
+        self._is_listening = False
+        self._is_ending = False
+        self._failures = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open_all(self) -> list[HasOpened]:
+        """Start all. Raises ConfigError for the first that cannot serve."""
+        numbers = range(1, self._config.server.workers + 1)
+        workers = await asyncio.gather(*(self._open(number) for number in numbers))
+        return [worker.opened.result() for worker in workers]
+
+    async def listen_all(self) -> None:
+        """Have all accept connections, and look after them from now on. Raises ConfigError when one has ended."""
+        self._is_listening = True
+        workers = tuple(self._workers.values())
+        for worker in workers:
+            worker.tell(Listen())
+        for worker in workers:
+            await any_of(worker.listens, worker.is_gone)
+        if len(self._workers) < self._config.server.workers or not all(each.listens.is_set() for each in workers):
+            raise ConfigError("a worker process ended before it could serve", remedy=LOOK_IN_LOG)
+        for worker in workers:
+            self._spawn(self._keep(worker), f"worker {worker.number}")
+        self._spawn(self._watch_forks(), "forks")
+
+    def tell_all(self, message: ToWorker) -> None:
+        for worker in self._workers.values():
+            worker.tell(message)
+
+    def tell_engine(self, message: EngineStands) -> None:
+        """Whether an engine serves: to all, and to those that come."""
+        self._engines[message.engine] = message
+        self.tell_all(message)
+
+    def tell_session(self, upstream: SessionUpstream) -> None:
+        """The session of an upstream, to all."""
+        if self.led.get(upstream.name) is upstream:
+            self.tell_all(standing(upstream))
+
+    def asked(self, worker: WorkerProcess, message: Verify | WrongKey) -> None:
+        """A worker asks of an attested upstream, or has seen another key there."""
+        upstream = self.led.get(message.name)
+        if isinstance(message, WrongKey):
+            if upstream is not None:
+                upstream.revoke(message.session_id)
+        else:
+            self._spawn(answer(worker, upstream, message.ticket), f"verify {message.name}")
+
+    async def stage(self, new: Config) -> None:
+        """Have all workers get ready for it. Raises ConfigError when one cannot, and then none will run by it."""
+        workers = [worker for worker in self._workers.values() if worker.is_open]
+        loop = asyncio.get_running_loop()
+        for worker in workers:
+            worker.staged = loop.create_future()
+            worker.tell(Stage(new.upstream, new.model))
+        pending = [worker.staged for worker in workers if worker.staged is not None]
+        if pending:
+            await asyncio.wait(pending, timeout=STAGE_WITHIN_S)
+        answers = [each.result() if each.done() else HasStaged("a worker does not answer") for each in pending]
+        refused = next((each for each in answers if each.error is not None), None)
+        if refused is not None:
+            self.tell_all(Abandon())
+            raise ConfigError(refused.error or "", remedy=refused.remedy)
+
+    def commit(self, new: Config) -> None:
+        """Have all run by what was staged, and those that start from now on."""
+        self._config = new
+        self.tell_all(Commit())
+
+    async def drain(self, drain_s: float) -> None:
+        """Have all workers drain and end; those that take too long are killed."""
+        self._is_ending = True
+        self.tell_all(Drain())
+        workers = tuple(self._workers.values())
+        for worker in workers:
+            if not worker.is_open:
+                self._forks.kill(worker.number)
+        await self._until_gone(workers, drain_s + AFTER_DRAIN_S)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End all that are left at once."""
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        workers = tuple(self._workers.values())
+        for worker in workers:
+            self._forks.kill(worker.number)
+        await self._until_gone(workers, ENDED_WITHIN_S)
+
+    def left(self, worker: WorkerProcess) -> None:
+        """Its line has ended."""
+        self._counts.leave(worker.number - 1)
+        if self._workers.get(worker.number) is worker:
+            del self._workers[worker.number]
+
+    async def _until_gone(self, workers: tuple[WorkerProcess, ...], within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                for worker in workers:
+                    await worker.is_gone.wait()
+
+    async def _open(self, number: int) -> WorkerProcess:
+        """Start one, until it could serve. Raises ConfideError once there is no such process any more."""
+        worker = WorkerProcess(number, self, self._services)
+        await worker.start(self._forks)
+        self._workers[number] = worker
+        worker.tell(Begin(self._config.upstream, self._config.model))
+        for engine in self._engines.values():
+            worker.tell(engine)
+        for upstream in self.led.values():
+            worker.tell(standing(upstream))
+        try:
+            self._require_same_keys(await self._has_opened(worker))
+        except ConfideError:
+            self._forks.kill(number)
+            await self._ended(worker)
+            raise
+        self._log.write("worker.ready", worker=number, pid=await worker.process.pid)
+        if self._is_listening:
+            worker.tell(Listen())
+        return worker
+
+    async def _has_opened(self, worker: WorkerProcess) -> HasOpened:
+        try:
+            async with asyncio.timeout(OPEN_WITHIN_S):
+                return await worker.opened
+        except TimeoutError as error:
+            raise ConfigError("a worker process took too long to start", remedy=LOOK_IN_LOG) from error
+
+    def _require_same_keys(self, opened: HasOpened) -> None:
+        """What one signs, the others must be able to vouch for. Raises ConfigError."""
+        self._identity = self._identity or opened.identity
+        if opened.identity != self._identity:
+            raise ConfigError(
+                "the platform gave the workers different keys", remedy="Serve with one worker, or mend the platform."
+            )
+
+    async def _keep(self, worker: WorkerProcess) -> None:
+        """Wait for its end, and start it again; back off while it does not last."""
+        loop = asyncio.get_running_loop()
+        delay_s = BACKOFF_FIRST_S
+        while True:
+            began = loop.time()
+            await self._ended(worker)
+            if loop.time() - began > STEADY_S:
+                delay_s = BACKOFF_FIRST_S
+            worker, delay_s = await self._again(worker.number, delay_s)
+
+    async def _again(self, number: int, delay_s: float) -> tuple[WorkerProcess, float]:
+        """The same number, started again until that succeeds, and how long to wait the next time."""
+        while not self._is_ending:
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, BACKOFF_MOST_S)
+            try:
+                async with self.changing:
+                    worker = await self._open(number)
+            except ConfideError as error:
+                self._log.write("worker.start_failed", worker=number, error=type(error).__name__)
+                self._failures += 1
+                if self._failures >= MOST_FAILURES and not self._workers:
+                    self.hopeless.set()
+            else:
+                self._failures = 0
+                return worker, delay_s
+        raise asyncio.CancelledError
+
+    async def _ended(self, worker: WorkerProcess) -> None:
+        """Until the process is gone and was reaped."""
+        await worker.is_gone.wait()
+        try:
+            async with asyncio.timeout(ENDED_WITHIN_S):
+                status = await asyncio.shield(worker.process.ended)
+        except TimeoutError:  # it let go of its line, and lives
+            self._forks.kill(worker.number)
+            status = await worker.process.ended
+        self._log.write("worker.exited", worker=worker.number, exit_status=status)
+
+    async def _watch_forks(self) -> None:
+        await self._forks.lost.wait()
+        self._log.write("forks.exited")
+        self.hopeless.set()
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def standing(upstream: SessionUpstream) -> SessionStands:
+    """How it stands now."""
+    session = upstream.session
+    return SessionStands(upstream.name, session, "" if session else upstream.reason)
+
+
+async def answer(worker: WorkerProcess, upstream: SessionUpstream | None, ticket: int) -> None:
+    """See that it was told how an upstream stands, verified now if it has no session. It has been told of one."""
+    if upstream is not None and upstream.session is None:
+        await upstream.verify()
+        if upstream.session is None:
+            worker.tell(standing(upstream))  # why not
+    worker.tell(Verified(ticket))
+
+
+async def any_of(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
