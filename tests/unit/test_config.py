@@ -97,7 +97,7 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, tls, tls_cert"]),
+        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, workers, tls, tls_cert"]),
         ("[sever]", ["unknown key 'sever'", "server, attester"]),
         (MODEL + "pricing = { input = 1 }", ["[[model]] number 1, pricing", "'input'", "prompt, completion"]),
         ("server = 3", ["[server]", "expected a table, got a whole number"]),

@@ -4,10 +4,13 @@ Every process commits its own proofs. One of them, which has nothing else to do,
 above the cap: so only that one has to know how many there are, and no prompt waits behind it in its own process.
 """
 
+import fcntl
+import os
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
-from confide.store.database import scalar
+from confide.store.database import create_private, scalar
 from confide.store.retention import Retention
 
 NEWEST = "SELECT ifnull(max(id), 0) FROM proofs"
@@ -18,6 +21,27 @@ class Sharing(NamedTuple):
 
     writers: int
     tidies: bool
+
+
+class Turns:
+    """Who writes next, when several processes would. SQLite's own way of waiting is to sleep and look again, which may
+    miss a turn many times; the kernel wakes one who waits for a lock of its own. Not needed for what is right: whoever
+    does not know of it, such as `confide keys`, waits SQLite's way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path`: of the database, beside which there is a file for this. Raises ConfigError, OSError."""
+        self._descriptor = os.open(create_private(path.with_name(path.name + "-turn")), os.O_RDWR | os.O_CLOEXEC)
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Nobody uses it any more."""
+        os.close(self._descriptor)
 
 
 class RetentionOfOthers(Retention):

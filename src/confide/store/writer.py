@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
 from itertools import chain
 from typing import NamedTuple
@@ -40,6 +40,8 @@ RETRY_AFTER_S = 5
 COLUMNS = ", ".join(Proof.__struct_fields__)
 ROW = f"({', '.join('?' * len(Proof.__struct_fields__))})"
 NOTE_USE = "UPDATE keys SET last_used_at = max(?, ifnull(last_used_at, 0)) WHERE id = ?"
+
+NO_TURN = nullcontext()  # one process alone writes
 
 Row = tuple[object, ...]
 
@@ -87,12 +89,19 @@ class Writer:
     """Owns `db` from `start` to `stop`. Its futures belong to one event loop, the one that calls `put`."""
 
     def __init__(
-        self, db: sqlite3.Connection, *, max_proofs: int, clock: Callable[[], float], sharing: Sharing | None = None
+        self,
+        db: sqlite3.Connection,
+        *,
+        max_proofs: int,
+        clock: Callable[[], float],
+        sharing: Sharing | None = None,
+        turn: AbstractContextManager[None] = NO_TURN,
     ) -> None:
-        """`clock`: Unix seconds. `sharing`: who else writes to the file; None: nobody."""
+        """`clock`: Unix seconds. `sharing`: who else writes to the file; None: nobody. `turn`: held for each write."""
         self._db = db
         self._db.execute(f"PRAGMA wal_autocheckpoint = {2 * CHECKPOINT_PAGES}")
         self._clock = clock
+        self._turn = turn
         self._retention = retention_of(sharing, db, max_proofs=max_proofs)
         self._checkpoint_pages = CHECKPOINT_PAGES / (
             1 if sharing is None else sharing.writers
@@ -168,7 +177,8 @@ class Writer:
         """Commit one transaction, of which nothing is kept when it fails, and answer."""
         stored = False
         try:
-            write()
+            with self._turn:
+                write()
             stored = True
         except sqlite3.Error as error:
             logger.warning("%d entries not stored: %s", len(entries), reason(error))
@@ -206,8 +216,9 @@ class Writer:
         self._tidy_at = time.monotonic() + self._tidy_s
         self._more_to_tidy = False
         try:
-            self._more_to_tidy = self._retention.bite(int(self._clock()))
-            self._write_uses()
+            with self._turn:
+                self._more_to_tidy = self._retention.bite(int(self._clock()))
+                self._write_uses()
         except sqlite3.Error as error:
             logger.warning("old proofs not deleted: %s", reason(error))
 
