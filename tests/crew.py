@@ -136,17 +136,18 @@ def is_running(pid: int) -> bool:
 
 
 def prompt(**members: Any) -> dict[str, Any]:
+    """A request for the model above, with these members too, or in place of its own."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "Is it whole?"}], **members}
 
 
 @contextlib.contextmanager
-def callers(service: Running, **options: Any) -> Iterator[dict[int, httpx2.Client]]:
+def callers(service: Running, *, model: str = MODEL, **options: Any) -> Iterator[dict[int, httpx2.Client]]:
     """A client for each worker, on a connection that this worker accepted."""
     found: dict[int, httpx2.Client] = {}
     with contextlib.ExitStack() as closing:
         for _ in range(24):
             client = closing.enter_context(httpx2.Client(base_url=service.url, timeout=30, **options))
-            asked = client.post(CHAT, json=prompt())
+            asked = client.post(CHAT, json=prompt(model=model, max_tokens=1))
             assert asked.status_code == 200, asked.text
             found.setdefault(served_by(service, asked.headers["x-receipt-id"]), client)
             if found.keys() == pids(service).keys():

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -40,7 +40,13 @@ def upstream() -> Iterator[Engine]:
 
 @contextmanager
 def serving(
-    base: Path, upstream: Engine, *, workers: int = 2, server: str = "", rest: str = "", **environ: str
+    base: Path,
+    upstream: Engine,
+    *,
+    workers: int = 2,
+    server: str = "",
+    rest: str = "",
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
     config = LOCAL.format(workers=workers, server=server, rest=rest, port=upstream.port)
     with running(fresh(base), config=config, environ=environ) as service:
@@ -84,7 +90,7 @@ def test_workers_have_the_same_keys_whatever_the_platform(
     """Also where the keys are drawn at the start, as with configfs-tsm, and after a worker was started again."""
     with (
         simulating(tmp_path / "machine", *kind) as machine,
-        serving(tmp_path, upstream, server=ATTESTED, **machine.environ) as service,
+        serving(tmp_path, upstream, server=ATTESTED, environ=machine.environ) as service,
     ):
         with callers(service, verify=False) as by_worker:
             before = {signer(client) for client in by_worker.values()}
@@ -299,7 +305,7 @@ def test_an_attester_that_does_not_work_ends_the_start(tmp_path: Path, upstream:
         LOCAL.format(workers=2, server="", rest='[attester]\nkind = "tsm"\n', port=upstream.port)
     )
     environ = {**os.environ, "CONFIDE_HOME": str(home), "TSM_SIMULATOR_ENDPOINT": str(home / "nobody.sock")}
-    command = [CONFIDE, "serve", "--port", "0", "--config", home / "confide.toml"]
+    command: list[str | Path] = [CONFIDE, "serve", "--port", "0", "--config", home / "confide.toml"]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
     assert done.returncode == 2
     assert '[attester] kind = "tsm"' in done.stderr
