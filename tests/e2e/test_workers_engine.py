@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from engine_process import engines_of, needs_proc
 
 from crew import CHAT, callers, log_lines, pids, prompt, until
+from e2e.engine_process import engines_of, needs_proc
 from running import Running, home_with_weights, running
 
 pytestmark = [pytest.mark.engine, needs_proc]

@@ -51,6 +51,9 @@ class RetentionOfOthers(Retention):
         self._newest = scalar(db, NEWEST)  # first: what comes in between is counted twice rather than never
         super().__init__(db, max_proofs=max_proofs)
 
+    def added(self, count: int) -> None:
+        """Found by its id, like those of others."""
+
     def bite(self, now: int) -> bool:
         """See Retention. Raises sqlite3.Error."""
         self._look()
