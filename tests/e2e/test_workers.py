@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -297,6 +299,30 @@ def test_the_official_sdk_is_served_and_proven_by_all(tmp_path: Path, upstream: 
                 assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "half whole"
             answered.append(answer)
         until(lambda: {line["worker"] for line in log_lines(service) if line["event"] == "request"} == {1, 2})
+
+
+def test_all_workers_show_the_same_certificate(tmp_path: Path, upstream: Engine) -> None:
+    """Whoever was given it to trust meets the same everywhere, also at a worker that was started again."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with serving(tmp_path, upstream, server=ATTESTED) as service:
+        certificates = certificates_of(service, context)
+        killed = pids(service)[1]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: pids(service)[1] != killed)
+        certificates |= certificates_of(service, context)
+    assert len(certificates) == 1
+
+
+def certificates_of(service: Running, context: ssl.SSLContext) -> set[bytes | None]:
+    """What eight connections at a time are shown."""
+    address = ("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
+    with ExitStack() as closing:
+        opened = [
+            closing.enter_context(context.wrap_socket(socket.create_connection(address), server_hostname="localhost"))
+            for _ in range(8)
+        ]
+        return {each.getpeercert(binary_form=True) for each in opened}
 
 
 def test_an_attester_that_does_not_work_ends_the_start(tmp_path: Path, upstream: Engine) -> None:

@@ -1,5 +1,6 @@
 """Workers in front of an attested upstream: one verification for all, and a session is the same at each of them."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -125,10 +126,17 @@ def test_a_reload_brings_a_worker_an_upstream_that_it_verifies_with_the_others(
         file = outer.home / "confide.toml"
         text = file.read_text()
         file.write_text(text.replace(one.url, other.url).replace(first.root, second.root))
-        outer.process.send_signal(1)
+        outer.process.send_signal(signal.SIGHUP)
         until(lambda: any(line["event"] == "reload" for line in log_lines(outer)))
         for client in by_worker.values():
             assert client.post(CHAT, json=prompt()).status_code == 200
         sessions = {session_at(client) for client in by_worker.values()}
         assert len(sessions) == 1
         assert sessions != {old}
+        # Each worker opens it anew for this, and the one who verifies does not.
+        file.write_text(file.read_text().replace('kind = "aci"', 'kind = "aci"\nprobe = "none"'))
+        outer.process.send_signal(signal.SIGHUP)
+        until(lambda: sum(line["event"] == "reload" for line in log_lines(outer)) == 2)
+        for client in by_worker.values():
+            assert client.post(CHAT, json=prompt()).status_code == 200
+        assert {session_at(client) for client in by_worker.values()} == sessions

@@ -27,7 +27,11 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 
 
 class Listen(msgspec.Struct, frozen=True, tag=True):
-    """All that is needed is there: accept connections."""
+    """All that is needed is there: accept connections. `chain`: the certificates of the attested TLS key, PEM, where
+    there is one: whoever was given one to trust must meet the same at every worker.
+    """
+
+    chain: bytes | None
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -35,8 +39,9 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stage(msgspec.Struct, frozen=True, tag=True):
-    """Get ready to run by another configuration, and change nothing."""
+    """Get ready to run by another configuration, and change nothing. `number`: of the reload."""
 
+    number: int
     upstream: tuple[Upstream, ...]
     model: tuple[Model, ...]
 
@@ -64,12 +69,13 @@ class Verified(msgspec.Struct, frozen=True, tag=True):
 
 
 class HasOpened(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: it could serve. `identity`: public, tells its keys from others."""
+    """From a worker: it could serve. `identity`: public, tells its keys from others. `chain`: see Listen."""
 
     platform: Platform
     identity: str
     models: tuple[Offered, ...]
     keyset_digest: str
+    chain: bytes | None
 
 
 class HasFailed(msgspec.Struct, frozen=True, tag=True):
@@ -86,15 +92,17 @@ class Listens(msgspec.Struct, frozen=True, tag=True):
 class HasStaged(msgspec.Struct, frozen=True, tag=True):
     """It could run by the other configuration, or says why not."""
 
+    number: int
     error: str | None = None
     remedy: str | None = None
 
 
 class Verify(msgspec.Struct, frozen=True, tag=True):
-    """Say how this upstream stands; verify it if it has no session."""
+    """Say how this upstream stands, verified now if it has no session. `known`: the session that the worker knows."""
 
     name: str
     ticket: int
+    known: str | None
 
 
 class WrongKey(msgspec.Struct, frozen=True, tag=True):

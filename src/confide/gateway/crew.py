@@ -52,7 +52,8 @@ class WorkerProcess:
         self.opened: asyncio.Future[HasOpened] = loop.create_future()
         self.listens = asyncio.Event()
         self.is_gone = asyncio.Event()
-        self.staged: asyncio.Future[HasStaged] | None = None
+        self.staged: asyncio.Future[HasStaged] = loop.create_future()
+        self._staging = 0
         self._crew = crew
         self._services = services
 
@@ -76,6 +77,16 @@ class WorkerProcess:
     def tell(self, message: ToWorker) -> None:
         self._line.send(message)
 
+    def stage(self, message: Stage) -> "asyncio.Future[HasStaged]":
+        """Have it get ready for another configuration; its answer."""
+        self._staging, self.staged = message.number, asyncio.get_running_loop().create_future()
+        self.tell(message)
+        return self.staged
+
+    def _has_staged(self, message: HasStaged) -> None:
+        if message.number == self._staging and not self.staged.done():  # else it answers to an earlier one
+            self.staged.set_result(message)
+
     def _received(self, message: ToParent) -> None:
         match message:
             case Acquire() | Release():
@@ -89,16 +100,14 @@ class WorkerProcess:
             case Listens():
                 self.listens.set()
             case HasStaged():
-                if self.staged is not None and not self.staged.done():
-                    self.staged.set_result(message)
+                self._has_staged(message)
 
     def _lost(self) -> None:
         """The process has ended, or is about to: what it held is free."""
         for client in self._slots.values():
             client.gone()
         self._fail("a worker process ended before it could serve", LOOK_IN_LOG)
-        if self.staged is not None and not self.staged.done():
-            self.staged.set_result(HasStaged())  # its successor begins with whatever is decided
+        self._has_staged(HasStaged(self._staging))  # its successor begins with whatever is decided
         self.is_gone.set()
         self._crew.left(self)
 
@@ -132,6 +141,8 @@ class Crew:
         self._identity: str | None = None
         self._is_listening = False
         self._is_ending = False
+        self._chain: bytes | None = None
+        self._staging = 0
         self._failures = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -146,7 +157,7 @@ class Crew:
         self._is_listening = True
         workers = tuple(self._workers.values())
         for worker in workers:
-            worker.tell(Listen())
+            worker.tell(Listen(self._chain))
         for worker in workers:
             await any_of(worker.listens, worker.is_gone)
         if len(self._workers) < self._config.server.workers or not all(each.listens.is_set() for each in workers):
@@ -176,19 +187,18 @@ class Crew:
             if upstream is not None:
                 upstream.revoke(message.session_id)
         else:
-            self._spawn(answer(worker, upstream, message.ticket), f"verify {message.name}")
+            self._spawn(answer(worker, upstream, message), f"verify {message.name}")
 
     async def stage(self, new: Config) -> None:
         """Have all workers get ready for it. Raises ConfigError when one cannot, and then none will run by it."""
         workers = [worker for worker in self._workers.values() if worker.is_open]
-        loop = asyncio.get_running_loop()
-        for worker in workers:
-            worker.staged = loop.create_future()
-            worker.tell(Stage(new.upstream, new.model))
-        pending = [worker.staged for worker in workers if worker.staged is not None]
+        self._staging += 1
+        message = Stage(self._staging, new.upstream, new.model)
+        pending = [worker.stage(message) for worker in workers]
         if pending:
             await asyncio.wait(pending, timeout=STAGE_WITHIN_S)
-        answers = [each.result() if each.done() else HasStaged("a worker does not answer") for each in pending]
+        late = HasStaged(self._staging, "a worker does not answer", LOOK_IN_LOG)
+        answers = [each.result() if each.done() else late for each in pending]
         refused = next((each for each in answers if each.error is not None), None)
         if refused is not None:
             self.tell_all(Abandon())
@@ -251,7 +261,7 @@ class Crew:
             raise
         self._log.write("worker.ready", worker=number, pid=await worker.process.pid)
         if self._is_listening:
-            worker.tell(Listen())
+            worker.tell(Listen(self._chain))
         return worker
 
     async def _has_opened(self, worker: WorkerProcess) -> HasOpened:
@@ -263,7 +273,8 @@ class Crew:
 
     def _require_same_keys(self, opened: HasOpened) -> None:
         """What one signs, the others must be able to vouch for. Raises ConfigError."""
-        self._identity = self._identity or opened.identity
+        if self._identity is None:
+            self._identity, self._chain = opened.identity, opened.chain
         if opened.identity != self._identity:
             raise ConfigError(
                 "the platform gave the workers different keys", remedy="Serve with one worker, or mend the platform."
@@ -326,13 +337,14 @@ def standing(upstream: SessionUpstream) -> SessionStands:
     return SessionStands(upstream.name, session, "" if session else upstream.reason)
 
 
-async def answer(worker: WorkerProcess, upstream: SessionUpstream | None, ticket: int) -> None:
-    """See that it was told how an upstream stands, verified now if it has no session. It has been told of one."""
-    if upstream is not None and upstream.session is None:
-        await upstream.verify()
+async def answer(worker: WorkerProcess, upstream: SessionUpstream | None, asked: Verify) -> None:
+    """Tell it how an upstream stands, unless it knows that; verified now if it has no session."""
+    if upstream is not None:
         if upstream.session is None:
-            worker.tell(standing(upstream))  # why not
-    worker.tell(Verified(ticket))
+            await upstream.verify()
+        if upstream.session is None or upstream.session.id != asked.known:
+            worker.tell(standing(upstream))
+    worker.tell(Verified(asked.ticket))
 
 
 async def any_of(*events: asyncio.Event) -> None:

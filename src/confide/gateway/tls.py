@@ -12,25 +12,34 @@ from confide.config import Config, is_loopback
 from confide.errors import ConfigError
 
 
-def attested_tls(config: Config, attester: Attester) -> ssl.SSLContext | None:
-    """What the server speaks TLS with where the attester made the key; None otherwise. Raises ConfigError.
+def attested_chain(config: Config, attester: Attester) -> bytes | None:
+    """The certificates (PEM) that go with the attester's TLS key; None where it makes none. Raises ConfigError.
 
     The chain is the operator's for that key, or a certificate that the key signed itself: whoever pins the attested key
     needs no authority.
     """
     if config.server.tls != "attested":
         return None
+    if config.server.tls_cert is None:
+        return attester.workload_keys.tls.self_signed(tls_names(config), int(time.time()))
+    try:
+        return Path(config.server.tls_cert).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"[server] tls_cert {config.server.tls_cert}: cannot be read: {error.strerror}",
+            remedy="Name a file that this user may read.",
+        ) from error
+
+
+def attested_tls(config: Config, attester: Attester, chain: bytes | None = None) -> ssl.SSLContext | None:
+    """What the server speaks TLS with where the attester made the key; None otherwise. Raises ConfigError.
+
+    `chain`: as `attested_chain` gave it; None for one of now.
+    """
+    chain = attested_chain(config, attester) if chain is None else chain
+    if chain is None:
+        return None
     key = attester.workload_keys.tls
-    if config.server.tls_cert is not None:
-        try:
-            chain = Path(config.server.tls_cert).read_bytes()
-        except OSError as error:
-            raise ConfigError(
-                f"[server] tls_cert {config.server.tls_cert}: cannot be read: {error.strerror}",
-                remedy="Name a file that this user may read.",
-            ) from error
-    else:
-        chain = key.self_signed(tls_names(config), int(time.time()))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     key.load_into(context, chain_pem=chain)

@@ -59,7 +59,7 @@ from confide.gateway.service import (
     platform_of,
     watching,
 )
-from confide.gateway.tls import attested_tls
+from confide.gateway.tls import attested_chain, attested_tls
 from confide.gateway.upstreams import Upstreams, open_upstreams, served_models
 from confide.protocol.signature import Algo
 from confide.store.sharing import Sharing
@@ -109,7 +109,6 @@ class Worker:
             )
             for plan in shared.plans
         }
-        self._may_listen = asyncio.Event()
         self._ending = asyncio.Event()
         self._is_service_ending = False
         self._sessions: dict[str, SessionStands] = {}
@@ -121,7 +120,9 @@ class Worker:
 
     async def run(self, end: socket.socket) -> int:
         """The exit status."""
-        self._begun: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[Begin] = loop.create_future()
+        self._may_listen: asyncio.Future[Listen] = loop.create_future()
         self._line = await Line.open(end, ToWorker, self._received, lambda: os._exit(1))
         self._config = configured(self._shared.config, await self._begun)
         try:
@@ -139,7 +140,8 @@ class Worker:
         authenticator = await known_keys(store, config, closing)
         attester = await attester_of(config, home, log, self._shared.seed)
         gpu = await open_gpu(config.attester, home, attester)
-        tls = attested_tls(config, attester)
+        chain = attested_chain(config, attester)
+        attested_tls(config, attester, chain)  # now, rather than when everybody waits
         upstreams = await closing.enter_async_context(
             open_upstreams(config, store=store, now=now_s, log=log, salt_key=self._shared.salt_key, lead=self)
         )
@@ -159,8 +161,8 @@ class Worker:
             gpu=gpu,
         )
         digest = gateway.keyset().epoch.digest
-        self._line.send(HasOpened(platform_of(attester), identity_of(attester), offered(models), digest))
-        await self._may_listen.wait()
+        self._line.send(HasOpened(platform_of(attester), identity_of(attester), offered(models), digest, chain))
+        tls = attested_tls(config, attester, (await self._may_listen).chain)
         gc.collect()
         gc.freeze()
         door = Door(self._shared.listener, self._shared.counts, self._number - 1)
@@ -207,7 +209,7 @@ class Worker:
             case Begin():
                 self._begun.set_result(message)
             case Listen():
-                self._may_listen.set()
+                self._may_listen.set_result(message)
             case Drain():
                 self._is_service_ending = True
                 self._ending.set()
@@ -223,14 +225,14 @@ class Worker:
         try:
             self._staged = self._running.stage(configured(self._config, message))
         except ConfigError as error:
-            return HasStaged(error.message, error.remedy)
-        return HasStaged()
+            return HasStaged(message.number, error.message, error.remedy)
+        return HasStaged(message.number)
 
-    async def verified(self, name: str) -> None:
+    async def verified(self, name: str, known: str | None) -> None:
         """See Lead."""
         ticket = next(self._tickets)
         self._verifying[ticket] = asyncio.get_running_loop().create_future()
-        self._line.send(Verify(name, ticket))
+        self._line.send(Verify(name, ticket, known))
         try:
             await asyncio.shield(self._verifying[ticket])
         finally:

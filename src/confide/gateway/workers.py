@@ -26,7 +26,7 @@ from confide import config as configuration
 from confide.attester.keys import DrawnSeed
 from confide.config import Config
 from confide.engine.slot_service import EngineStands, SlotService
-from confide.engine.supervisor import Supervisor
+from confide.engine.supervisor import Supervisor, remove_socket
 from confide.engine.worker import keep_no_core
 from confide.errors import CannotTell, ConfideError
 from confide.gateway.accepting import ConnectionCounts
@@ -62,7 +62,7 @@ def serve(
     import uvloop
 
     keep_no_core()
-    with lock_state(home), bound_socket(config) as listener:
+    with lock_state(home), bound_socket(config) as listener, contextlib.ExitStack() as closing:
         shared = Shared(
             config=config,
             home=home,
@@ -72,6 +72,8 @@ def serve(
             plans=tuple(engine_plan(model, config, home) for model in config.model if config.is_embedded(model)),
             counts=ConnectionCounts(config.server.workers),
         )
+        for plan in shared.plans:
+            closing.callback(remove_socket, Path(plan.settings.socket_path))  # where the engine was never started
         with fork_server(functools.partial(work, shared)) as control:
             uvloop.run(lead(shared, control, announce, log or Log(), reread or (lambda: config)))
 
@@ -186,5 +188,7 @@ class ReloadAll:
             self._crew.commit(new)
             self._upstreams.take(staged, drain_s=new.server.drain_s)
             lead_upstreams(self._upstreams, self._crew)
+            for upstream in self._crew.led.values():
+                self._crew.tell_session(upstream)  # a worker may have opened anew what is the same here
             self._config = new
         return changes

@@ -20,8 +20,10 @@ from confide.upstream.verified import SessionUpstream
 class Lead(Protocol):
     """The one who verifies, by way of whatever leads there."""
 
-    async def verified(self, name: str) -> None:
-        """Return once it has told how this upstream stands, verified just now where there was no session."""
+    async def verified(self, name: str, known: str | None) -> None:
+        """Return once it has told how this upstream stands, verified just now where there was no session. `known`: the
+        id of the session that is known here.
+        """
 
     def wrong_key(self, name: str, session_id: str) -> None:
         """Tell it that another key answered than those of this session."""
@@ -69,4 +71,5 @@ class FollowedUpstream(SessionUpstream):
         await asyncio.Event().wait()
 
     async def _verify(self) -> None:
-        await self._lead.verified(self.name)
+        session = self.session
+        await self._lead.verified(self.name, session.id if session is not None else None)

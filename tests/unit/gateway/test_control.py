@@ -45,12 +45,12 @@ TO_WORKER: list[ToWorker] = [
     SessionStands("second", None, "not verified yet"),
     Granted("m", 2**40),
     Room("m", 3, 0),
-    Stage((), ()),
+    Stage(1, (), ()),
     Commit(),
     Drain(),
 ]
 TO_PARENT: list[ToParent] = [
-    HasOpened(Platform("tsm", "tdx", True, b"\x00" * 32), "ab.cd", (Offered("m", "d"),), "sha256:00"),
+    HasOpened(Platform("tsm", "tdx", True, b"\x00" * 32), "ab.cd", (Offered("m", "d"),), "sha256:00", None),
     HasFailed("no", None),
     Acquire("m", 0),
     WrongKey("second", "ab" * 32),
