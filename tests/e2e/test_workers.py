@@ -339,6 +339,38 @@ def test_an_attester_that_does_not_work_ends_the_start(tmp_path: Path, upstream:
     assert done.stdout == ""
 
 
+def test_the_service_ends_when_no_worker_can_be_started(tmp_path: Path, upstream: Engine) -> None:
+    with (
+        simulating(tmp_path / "machine", "tsm", "--tee", "tdx") as machine,
+        serving(tmp_path, upstream, environ=machine.environ) as service,
+    ):
+        machine.terminate()
+        for pid in pids(service).values():
+            os.kill(pid, signal.SIGKILL)
+        assert service.process.wait(60) == 3
+        assert "the workers ended, and could not be started again" in service.stderr.read_text()
+        assert "Traceback" not in service.stderr.read_text()
+
+
+def test_the_service_drains_when_it_could_start_no_worker_any_more(tmp_path: Path, upstream: Engine) -> None:
+    with serving(tmp_path, upstream) as service, callers(service) as by_worker, ExitStack() as closing:
+        upstream.go_on.clear()
+        streams = [closing.enter_context(c.stream("POST", CHAT, json=prompt(stream=True))) for c in by_worker.values()]
+        parts = [stream.iter_raw() for stream in streams]
+        received = [next(each) for each in parts]
+        [forks] = {parent_of(pid) for pid in pids(service).values()}
+        assert forks != service.process.pid
+        os.kill(forks, signal.SIGKILL)
+        until(lambda: any(line["event"] == "forks.exited" for line in log_lines(service)))
+        upstream.go_on.set()
+        assert all((first + b"".join(rest)).endswith(DONE) for first, rest in zip(received, parts, strict=True))
+        assert service.process.wait(60) == 3
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_connections_are_spread_over_the_workers(tmp_path: Path, upstream: Engine) -> None:
     with serving(tmp_path, upstream) as service, ExitStack() as closing:
         receipts = []

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Coroutine, Mapping
 
 from confide.config import Config
-from confide.engine.slot_service import Acquire, EngineStands, Release, SlotService
+from confide.engine.slot_service import EngineStands, SlotService
 from confide.errors import ConfideError, ConfigError
 from confide.gateway.accepting import ConnectionCounts
 from confide.gateway.control import (
@@ -14,21 +13,18 @@ from confide.gateway.control import (
     Begin,
     Commit,
     Drain,
-    HasFailed,
     HasOpened,
     HasStaged,
-    Line,
     Listen,
-    Listens,
     SessionStands,
     Stage,
-    ToParent,
     ToWorker,
     Verified,
     Verify,
     WrongKey,
 )
-from confide.gateway.forkserver import Forked, ForkServer
+from confide.gateway.forkserver import ForkServer
+from confide.gateway.worker_process import LOOK_IN_LOG, WorkerProcess
 from confide.telemetry.logs import Log
 from confide.upstream.verified import SessionUpstream
 
@@ -40,81 +36,6 @@ BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 30.0
 STEADY_S = 60.0  # a worker that lived this long starts again without back-off
 MOST_FAILURES = 5  # in a row, while nobody serves
-LOOK_IN_LOG = "The log says what it met."
-
-
-class WorkerProcess:
-    """One worker process, from its start to its end."""
-
-    def __init__(self, number: int, crew: "Crew", services: Mapping[str, SlotService]) -> None:
-        loop = asyncio.get_running_loop()
-        self.number = number
-        self.opened: asyncio.Future[HasOpened] = loop.create_future()
-        self.listens = asyncio.Event()
-        self.is_gone = asyncio.Event()
-        self.staged: asyncio.Future[HasStaged] = loop.create_future()
-        self._staging = 0
-        self._crew = crew
-        self._services = services
-
-    async def start(self, forks: ForkServer) -> None:
-        """Have it forked, and hear it."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self.process: Forked = forks.fork(self.number, theirs)
-            except ConfideError:
-                ours.close()
-                raise
-        self._line = await Line.open(ours, ToParent, self._received, self._lost)
-        self._slots = {name: service.enter(self._line.send) for name, service in self._services.items()}
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has said that it could serve."""
-        return self.opened.done() and not self.opened.cancelled() and self.opened.exception() is None
-
-    def tell(self, message: ToWorker) -> None:
-        self._line.send(message)
-
-    def stage(self, message: Stage) -> "asyncio.Future[HasStaged]":
-        """Have it get ready for another configuration; its answer."""
-        self._staging, self.staged = message.number, asyncio.get_running_loop().create_future()
-        self.tell(message)
-        return self.staged
-
-    def _has_staged(self, message: HasStaged) -> None:
-        if message.number == self._staging and not self.staged.done():  # else it answers to an earlier one
-            self.staged.set_result(message)
-
-    def _received(self, message: ToParent) -> None:
-        match message:
-            case Acquire() | Release():
-                self._slots[message.engine].received(message)
-            case Verify() | WrongKey():
-                self._crew.asked(self, message)
-            case HasOpened():
-                self.opened.set_result(message)
-            case HasFailed():
-                self._fail(message.message, message.remedy)
-            case Listens():
-                self.listens.set()
-            case HasStaged():
-                self._has_staged(message)
-
-    def _lost(self) -> None:
-        """The process has ended, or is about to: what it held is free."""
-        for client in self._slots.values():
-            client.gone()
-        self._fail("a worker process ended before it could serve", LOOK_IN_LOG)
-        self._has_staged(HasStaged(self._staging))  # its successor begins with whatever is decided
-        self.is_gone.set()
-        self._crew.left(self)
-
-    def _fail(self, message: str, remedy: str | None) -> None:
-        if not self.opened.done():
-            self.opened.set_exception(ConfigError(message, remedy=remedy))
-            self.opened.exception()  # seen: nobody may be waiting any more
 
 
 class Crew:
@@ -180,7 +101,7 @@ class Crew:
         if self.led.get(upstream.name) is upstream:
             self.tell_all(standing(upstream))
 
-    def asked(self, worker: WorkerProcess, message: Verify | WrongKey) -> None:
+    def _asked(self, worker: WorkerProcess, message: Verify | WrongKey) -> None:
         """A worker asks of an attested upstream, or has seen another key there."""
         upstream = self.led.get(message.name)
         if isinstance(message, WrongKey):
@@ -231,7 +152,7 @@ class Crew:
             self._forks.kill(worker.number)
         await self._until_gone(workers, ENDED_WITHIN_S)
 
-    def left(self, worker: WorkerProcess) -> None:
+    def _left(self, worker: WorkerProcess) -> None:
         """Its line has ended."""
         self._counts.leave(worker.number - 1)
         if self._workers.get(worker.number) is worker:
@@ -245,7 +166,7 @@ class Crew:
 
     async def _open(self, number: int) -> WorkerProcess:
         """Start one, until it could serve. Raises ConfideError once there is no such process any more."""
-        worker = WorkerProcess(number, self, self._services)
+        worker = WorkerProcess(number, self._services, asked=self._asked, left=self._left)
         await worker.start(self._forks)
         self._workers[number] = worker
         worker.tell(Begin(self._config.upstream, self._config.model))
@@ -299,7 +220,7 @@ class Crew:
             try:
                 async with self.changing:
                     worker = await self._open(number)
-            except ConfideError as error:
+            except (ConfideError, OSError) as error:  # OSError: no descriptors left
                 self._log.write("worker.start_failed", worker=number, error=type(error).__name__)
                 self._failures += 1
                 if self._failures >= MOST_FAILURES and not self._workers:
@@ -328,7 +249,13 @@ class Crew:
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # a fault of ours: better no service than half of one
+            self._log.write("fault", error=type(task.exception()).__name__)
+            self.hopeless.set()
 
 
 def standing(upstream: SessionUpstream) -> SessionStands:

@@ -92,10 +92,11 @@ class ForkServer:
 
 
 @contextlib.contextmanager
-def fork_server(start: Start) -> Iterator[socket.socket]:
+def fork_server(prepare: Callable[[], Start]) -> Iterator[socket.socket]:
     """A fork server, ended on exit; the parent's end of its control socket. For a process that has one thread.
 
-    `start`: what a worker does in its own process: given its number and its end of the line, it returns an exit status.
+    `prepare`: called once, in the fork server, so that the parent does not get what it draws. It gives what a worker
+    does in its own process: given its number and its end of the line, that returns an exit status.
     """
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
@@ -105,7 +106,7 @@ def fork_server(start: Start) -> Iterator[socket.socket]:
         ours.close()
         with exiting():
             with contextlib.suppress(ConnectionError):  # the parent is gone
-                run(theirs, start)
+                run(theirs, prepare())
             os._exit(0)
     theirs.close()
     try:

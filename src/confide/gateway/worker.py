@@ -3,13 +3,15 @@
     forked -> Begin -> store, keys, attester, upstreams -> HasOpened -> Listen -> HTTP server -> Listens
     Drain, or SIGTERM to this process alone -> draining -> streams end -> ended
 
-What it was born with (`Shared`): the configuration, the bound socket, the seed of keys that no platform gives, the salt
-of cached prompts, the plans of the engines. What its parent tells it: whether the engines serve, who has their slots,
-the sessions of attested upstreams, another configuration. Without the parent it ends at once: nobody would stop it.
+What it was born with: the configuration, the bound socket and the plans of the engines (`Shared`); the seed of keys
+that no platform gives and the salt of cached prompts (`Secrets`). What its parent tells it: whether the engines serve,
+who has their slots, the sessions of attested upstreams, another configuration. Without the parent it ends at once:
+nobody would stop it.
 """
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import logging
@@ -46,6 +48,7 @@ from confide.gateway.control import (
     WrongKey,
 )
 from confide.gateway.engines import EnginePlan, reached
+from confide.gateway.forkserver import Start
 from confide.gateway.listening import run_server
 from confide.gateway.models import ModelTable
 from confide.gateway.reload import Running, Staged
@@ -60,7 +63,7 @@ from confide.gateway.service import (
     watching,
 )
 from confide.gateway.tls import attested_chain, attested_tls
-from confide.gateway.upstreams import Upstreams, open_upstreams, served_models
+from confide.gateway.upstreams import SALT_BYTES, Upstreams, open_upstreams, served_models
 from confide.protocol.signature import Algo
 from confide.store.sharing import Sharing
 from confide.store.sqlite import open_store
@@ -71,13 +74,11 @@ from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 @dataclass(frozen=True)
 class Shared:
-    """What all workers are born with. `salt_key`: 32 bytes. `plans`: of the embedded engines. `counts`: see Door."""
+    """What workers are born with, and their parent knows. `plans`: of the embedded engines. `counts`: see Door."""
 
     config: Config
     home: Path
     listener: socket.socket
-    seed: DrawnSeed
-    salt_key: bytes
     plans: tuple[EnginePlan, ...]
     counts: ConnectionCounts
 
@@ -86,19 +87,34 @@ class Shared:
         return Sharing(writers=self.config.server.workers, tidies=tidies)
 
 
-def work(shared: Shared, number: int, end: socket.socket) -> int:
+class Secrets:
+    """What workers are born with, and nobody else knows. `salt_key`: 32 bytes, for the cached prompts of engines."""
+
+    def __init__(self) -> None:
+        """Drawn now."""
+        self.seed = DrawnSeed()
+        self.salt_key = os.urandom(SALT_BYTES)
+
+
+def prepare(shared: Shared) -> Start:
+    """What workers do, for the process that they are forked from."""
+    return functools.partial(work, shared, Secrets())
+
+
+def work(shared: Shared, secrets: Secrets, number: int, end: socket.socket) -> int:
     """Be worker `number`, from 1, until told to end; the exit status. `end`: of the line to the parent."""
     import uvloop
 
     logging.basicConfig(format=f"worker {number}: %(message)s", level=logging.WARNING)
-    return uvloop.run(Worker(shared, number).run(end))
+    return uvloop.run(Worker(shared, secrets, number).run(end))
 
 
 class Worker:
     """The process, from its birth to its end."""
 
-    def __init__(self, shared: Shared, number: int) -> None:
+    def __init__(self, shared: Shared, secrets: Secrets, number: int) -> None:
         self._shared = shared
+        self._secrets = secrets
         self._number = number
         self._log = Log(worker=number)
         limits = shared.config.limits
@@ -138,12 +154,12 @@ class Worker:
         store = open_store(config.store.url, home, config.store, sharing=self._shared.sharing(tidies=False))
         closing.push_async_callback(store.close)
         authenticator = await known_keys(store, config, closing)
-        attester = await attester_of(config, home, log, self._shared.seed)
+        attester = await attester_of(config, home, log, self._secrets.seed)
         gpu = await open_gpu(config.attester, home, attester)
         chain = attested_chain(config, attester)
         attested_tls(config, attester, chain)  # now, rather than when everybody waits
         upstreams = await closing.enter_async_context(
-            open_upstreams(config, store=store, now=now_s, log=log, salt_key=self._shared.salt_key, lead=self)
+            open_upstreams(config, store=store, now=now_s, log=log, salt_key=self._secrets.salt_key, lead=self)
         )
         self._follow(upstreams)
         engines = await self._reach_engines(closing)

@@ -1,6 +1,6 @@
 """A service of several processes: one that has what there is once, and workers that serve with the same keys.
 
-    parent        state lock, bound socket, engine, verification of upstreams, signals; serves nobody and holds no keys
+    parent        state lock, bound socket, engine, verification of upstreams, signals; serves nobody and has no keys
     fork server   what workers are born with (`gateway/forkserver.py`)
     workers       each the whole prompt path over the one socket (`gateway/worker.py`, `gateway/accepting.py`)
 
@@ -14,7 +14,6 @@ place at the socket, is free at once, and the others go on. The service ends whe
 import asyncio
 import contextlib
 import functools
-import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ from pathlib import Path
 import msgspec
 
 from confide import config as configuration
-from confide.attester.keys import DrawnSeed
 from confide.config import Config
 from confide.engine.slot_service import EngineStands, SlotService
 from confide.engine.supervisor import Supervisor, remove_socket
@@ -47,8 +45,8 @@ from confide.gateway.reload import (
     watch_hangups,
 )
 from confide.gateway.service import Announce, Service, now_s, require_key, simulated_root, watching
-from confide.gateway.upstreams import SALT_BYTES, Upstreams, open_upstreams
-from confide.gateway.worker import Shared, work
+from confide.gateway.upstreams import Upstreams, open_upstreams
+from confide.gateway.worker import Shared, prepare
 from confide.store.lock import lock_state
 from confide.store.sqlite import open_store
 from confide.telemetry.logs import Log
@@ -67,14 +65,12 @@ def serve(
             config=config,
             home=home,
             listener=listener,
-            seed=DrawnSeed(),
-            salt_key=os.urandom(SALT_BYTES),
             plans=tuple(engine_plan(model, config, home) for model in config.model if config.is_embedded(model)),
             counts=ConnectionCounts(config.server.workers),
         )
         for plan in shared.plans:
             closing.callback(remove_socket, Path(plan.settings.socket_path))  # where the engine was never started
-        with fork_server(functools.partial(work, shared)) as control:
+        with fork_server(functools.partial(prepare, shared)) as control:
             uvloop.run(lead(shared, control, announce, log or Log(), reread or (lambda: config)))
 
 
