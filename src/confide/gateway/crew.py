@@ -31,7 +31,7 @@ from confide.upstream.verified import SessionUpstream
 OPEN_WITHIN_S = 180.0  # platforms may take a minute for a quote, and workers ask for theirs one after the other
 STAGE_WITHIN_S = 20.0
 ENDED_WITHIN_S = 10.0
-AFTER_DRAIN_S = 20.0  # the end of what a drain has stopped, and of connections
+AFTER_DRAIN_S = 16.0  # for the end of what a drain has stopped, and of connections
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 30.0
 STEADY_S = 60.0  # a worker that lived this long starts again without back-off

@@ -72,6 +72,9 @@ from confide.upstream.followed import FollowedUpstream
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 
+ALONE_AFTER_S = 0.25
+
+
 @dataclass(frozen=True)
 class Shared:
     """What workers are born with, and their parent knows. `plans`: of the embedded engines. `counts`: see Door."""
@@ -206,8 +209,11 @@ class Worker:
         }
 
     async def _close_when_alone(self, door: Door) -> None:
-        """If this process alone ends, the others take all new connections from now on."""
+        """If this process alone ends, the others take all new connections from then on. If all do, they go on refusing
+        prompts; the parent's word may come a moment after a signal that went to every process.
+        """
         await self._ending.wait()
+        await asyncio.sleep(ALONE_AFTER_S)
         if not self._is_service_ending:
             door.close()
 
