@@ -35,9 +35,12 @@ upstream = "engine"
 
 
 class Engine:
-    """An OpenAI-shaped engine. `prompts`: the bodies it was given. A stream stops half-way until `go_on` is set."""
+    """An OpenAI-shaped engine. `prompts`: the bodies it was given. A stream stops half-way until `go_on` is set.
+    `listed`: its answer to the question for its models.
+    """
 
     def __init__(self) -> None:
+        self.listed: tuple[int, bytes] = (200, b"{}")
         self.prompts: list[dict[str, Any]] = []
         self.go_on = threading.Event()
         self.go_on.set()
@@ -45,7 +48,8 @@ class Engine:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "GET":
-            await answer(send, b"{}", b"application/json")
+            status, body = self.listed
+            await answer(send, body, b"application/json", status=status)
             return
         message = await receive()
         body = message["body"]
@@ -66,8 +70,8 @@ class Engine:
         await send({"type": "http.response.body", "body": rest})
 
 
-async def answer(send: Any, body: bytes, kind: bytes) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+async def answer(send: Any, body: bytes, kind: bytes, *, status: int = 200) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -112,24 +112,12 @@ def open_attested(
 
     Raises ConfigError.
     """
-    address, base_path = parse_base_url(settings.base_url or "")
-    assert isinstance(address, TlsAddress), "the configuration demands https"
-    health, key = Health(time.monotonic), configuration.upstream_key(settings)
-    origin = f"https://{address.authority.decode()}"
-    documents = Documents(origin + base_path.removesuffix(DEFAULT_PATH))
-    policy = policy_of(settings)
-    appraiser: Appraiser = LegacyAppraiser(documents, policy, now=now, draw=os.urandom, collateral=collateral)
-    if settings.kind == "aci":
-        appraiser = AciAppraiser(documents, policy, host=address.host, now=now, draw=os.urandom, collateral=collateral)
-
-    def make_relay(pins: frozenset[bytes]) -> Relay:
-        return open_relay(settings, TlsAddress(address.host, address.port, pins), health, salt_key, key)
-
+    health = Health(time.monotonic)
     upstream = AttestedUpstream(
         settings.name,
-        appraiser,
-        make_relay,
-        origin=origin,
+        appraiser_of(settings, collateral, now=now),
+        relays_to(settings, health, salt_key),
+        origin=origin_of(settings),
         health=health,
         store=store,
         session_s=settings.session_s,
@@ -153,17 +141,11 @@ def open_followed(
     settings: configuration.Upstream, salt_key: bytes, lead: Lead, *, now: Callable[[], int], log: Log
 ) -> Opened:
     """The same, verified by another process of this service. Raises ConfigError."""
-    address, _ = parse_base_url(settings.base_url or "")
-    assert isinstance(address, TlsAddress), "the configuration demands https"
-    health, key = Health(time.monotonic), configuration.upstream_key(settings)
-    policy_of(settings)
-
-    def make_relay(pins: frozenset[bytes]) -> Relay:
-        return open_relay(settings, TlsAddress(address.host, address.port, pins), health, salt_key, key)
-
+    health = Health(time.monotonic)
+    policy_of(settings)  # as the one who verifies it would
     upstream = FollowedUpstream(
         settings.name,
-        make_relay,
+        relays_to(settings, health, salt_key),
         lead=lead,
         health=health,
         now=now,
@@ -171,6 +153,30 @@ def open_followed(
         is_attested=set(settings.trust_roots) <= set(HARDWARE_ROOTS),
     )
     return Opened(settings, upstream, health, relay=lambda: upstream.relay, relays=lambda: upstream.relays)
+
+
+def appraiser_of(settings: configuration.Upstream, collateral: Collateral, *, now: Callable[[], int]) -> Appraiser:
+    """What asks an attested upstream for its evidence and judges it by these settings. Raises ConfigError."""
+    address, base_path = parse_base_url(settings.base_url or "")
+    assert isinstance(address, TlsAddress), "the configuration demands https"
+    documents, policy = Documents(origin_of(settings) + base_path.removesuffix(DEFAULT_PATH)), policy_of(settings)
+    if settings.kind == "aci":
+        return AciAppraiser(documents, policy, host=address.host, now=now, draw=os.urandom, collateral=collateral)
+    return LegacyAppraiser(documents, policy, now=now, draw=os.urandom, collateral=collateral)
+
+
+def origin_of(settings: configuration.Upstream) -> str:
+    """Scheme, host and port of an attested upstream."""
+    address, _ = parse_base_url(settings.base_url or "")
+    return f"https://{address.authority.decode()}"
+
+
+def relays_to(settings: configuration.Upstream, health: Health, salt_key: bytes) -> Callable[[frozenset[bytes]], Relay]:
+    """What makes a relay to an attested upstream with these TLS keys, and to no other. Raises ConfigError."""
+    address, _ = parse_base_url(settings.base_url or "")
+    assert isinstance(address, TlsAddress), "the configuration demands https"
+    key = configuration.upstream_key(settings)
+    return lambda pins: open_relay(settings, TlsAddress(address.host, address.port, pins), health, salt_key, key)
 
 
 def longest_answer_s(settings: configuration.Upstream) -> float:

@@ -71,7 +71,6 @@ from confide.telemetry.logs import Log
 from confide.upstream.followed import FollowedUpstream
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 
-
 ALONE_AFTER_S = 0.25
 
 
