@@ -339,6 +339,40 @@ def test_an_attester_that_does_not_work_ends_the_start(tmp_path: Path, upstream:
     assert done.stdout == ""
 
 
+def test_an_open_service_for_everybody_is_refused_before_anything_is_started(tmp_path: Path, upstream: Engine) -> None:
+    home = fresh(tmp_path)
+    text = LOCAL.format(workers=2, server='host = "0.0.0.0"', rest="", port=upstream.port)
+    (home / "confide.toml").write_text(text)
+    command: list[str | Path] = [CONFIDE, "serve", "--port", "0", "--config", home / "confide.toml"]
+    environ = {**os.environ, "CONFIDE_HOME": str(home)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no API key" in done.stderr
+    assert "worker" not in done.stderr
+
+
+def test_every_worker_knows_a_new_key_and_that_one_is_revoked(tmp_path: Path, upstream: Engine) -> None:
+    with serving(tmp_path, upstream) as service, callers(service) as by_worker:
+        key = keys(service, "create", "laptop").strip()
+
+        def statuses(**headers: str) -> list[int]:
+            return [client.post(CHAT, json=prompt(), headers=headers).status_code for client in by_worker.values()]
+
+        until(lambda: statuses() == [401, 401])
+        assert statuses(authorization=f"Bearer {key}") == [200, 200]
+        key_id = next(word for word in keys(service, "list").split() if word.startswith("key_"))
+        keys(service, "revoke", key_id)
+        until(lambda: statuses(authorization=f"Bearer {key}") == [401, 401])
+
+
+def keys(service: Running, *arguments: str) -> str:
+    """What `confide keys` prints."""
+    environ = {**os.environ, "CONFIDE_HOME": str(service.home)}
+    done = subprocess.run([CONFIDE, "keys", *arguments], capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_service_ends_when_no_worker_can_be_started(tmp_path: Path, upstream: Engine) -> None:
     with (
         simulating(tmp_path / "machine", "tsm", "--tee", "tdx") as machine,
