@@ -140,7 +140,7 @@ async def engine(engine_home: Path, tmp_path: Path) -> AsyncIterator[Settings]:
         projector_path=None,
         alias="tiny-engine",
     )
-    supervisor = Supervisor(settings, before_start=lambda: None, log=Log())
+    supervisor = Supervisor([settings], before_start=lambda: None, log=Log())
     await supervisor.start()
     try:
         yield settings

@@ -1,4 +1,4 @@
-"""Several worker processes are one service: the same keys, one store, one engine, one end (ADR 19)."""
+"""Several worker processes are one service: the same keys, one store, one engine, one end (ADR 20)."""
 
 import hashlib
 import os

@@ -18,7 +18,8 @@ from running import Running, home_with_weights, running
 
 pytestmark = [pytest.mark.engine, needs_proc]
 
-MODEL = "confide/smollm2-135m"
+MODEL, VECTORS = "confide/smollm2-135m", "confide/all-minilm-l6-v2"
+EMBEDDINGS = "/v1/embeddings"
 ONE_SLOT = """
 [server]
 workers = 2
@@ -108,3 +109,23 @@ def test_every_worker_knows_whether_the_engine_serves(service: Running) -> None:
         until(lambda: states() == ["ready", "ready"])
         for client in by_worker.values():
             assert client.post(CHAT, json=prompt(**SHORT)).status_code == 200
+
+
+def test_vectors_are_the_same_at_every_worker_and_large_requests_let_others_through(service: Running) -> None:
+    """Between two batches a request gives its slot to whoever waits, also one of another worker."""
+    asked = {"model": VECTORS, "input": ["a sentence about trees"]}
+    many = {
+        "model": VECTORS,
+        "input": [f"a sentence about trees, number {n}, and what grows on them" for n in range(400)],
+    }
+    with callers(service, model=MODEL) as by_worker:
+        answers = [client.post(EMBEDDINGS, json=asked, timeout=60).json()["data"] for client in by_worker.values()]
+        assert answers[0] == answers[1]
+        with ThreadPoolExecutor(4) as pool:
+            large = [pool.submit(httpx2.post, service.url + EMBEDDINGS, json=many, timeout=100) for _ in range(3)]
+            small = [pool.submit(client.post, EMBEDDINGS, json=asked, timeout=100) for client in by_worker.values()]
+            done = [future.result() for future in (*large, *small)]
+        assert {answer.status_code for answer in done} <= {200, 429}  # the queue has one place
+        assert 200 in {answer.status_code for answer in done[:3]}
+        for client in by_worker.values():
+            assert client.post(EMBEDDINGS, json=asked, timeout=60).status_code == 200

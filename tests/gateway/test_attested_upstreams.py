@@ -302,6 +302,30 @@ async def test_a_verification_that_is_over_is_made_again_or_nothing_is_sent(
         assert len(service.prompts) == prompts + 1
 
 
+async def test_no_answer_outlives_the_session_that_its_receipt_cites(
+    tmp_path: Path, service: AttestedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upstream's keyset is over in five seconds; an answer that takes longer is cut then."""
+    honest = service.answer
+
+    async def slow(seen: Seen) -> tuple[str, Reply]:
+        if seen.method == "POST":
+            await asyncio.sleep(8)
+        return await honest(seen)
+
+    monkeypatch.setattr(service, "answer", slow)
+    service.keyset = service.attested_keyset(not_after=int(time.time()) + 5)
+    async with aggregating(tmp_path, aci(service) + model('"second"')) as gateway:
+        answer = await gateway.post()
+        assert answer.status_code == 504
+        [event] = (await gateway.receipt(answer)).upstream
+        assert event.session_id is not None
+        document = await gateway.client.get(f"/v1/aci/sessions/{event.session_id}")
+        session = parse_session(document.content, event.session_id)
+        assert session.expires_at == service.keyset.not_after
+        assert time.time() <= session.expires_at + 1
+
+
 async def test_the_next_upstream_serves_when_the_first_cannot_be_verified(
     tmp_path: Path, service: AttestedService
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from confide.config import Config, Model, Server
 from confide.gateway.lifecycle import InFlight
 from confide.gateway.outgoing import Outgoing
-from confide.gateway.pipeline import ChatCompletions
+from confide.gateway.pipeline import PromptRoute
 from confide.gateway.wire import Connection, Receive, Scope, Send, connection_of
 from confide.store.base import Proof
 from gateway_app import (
@@ -252,13 +252,13 @@ async def test_during_the_commit_of_a_stream_the_proof_is_over_what_was_read(tmp
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
     """The connection of each request for an answer, in order, as the service sees it."""
     seen: list[Connection] = []
-    answer = ChatCompletions.__call__
+    answer = PromptRoute.__call__
 
-    async def noting(self: ChatCompletions, scope: Scope, receive: Receive, send: Send) -> None:
+    async def noting(self: PromptRoute, scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(connection_of(scope))
         await answer(self, scope, receive, send)
 
-    monkeypatch.setattr(ChatCompletions, "__call__", noting)
+    monkeypatch.setattr(PromptRoute, "__call__", noting)
     return seen
 
 

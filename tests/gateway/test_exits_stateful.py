@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from confide.config import Config, Engine, Limits, Model, Server
-from confide.gateway.pipeline import ChatCompletions
+from confide.gateway.pipeline import PromptRoute
 from confide.gateway.wire import Receive, Scope, Send
 from confide.protocol.canonical import digest_of
 from confide.protocol.receipt import FORWARDED, RECEIVED, RETURNED, Receipt, parse_receipt
@@ -125,13 +125,13 @@ class Service:
 
     async def start(self) -> None:
         patching = self._closing.enter_context(pytest.MonkeyPatch.context())
-        answer = ChatCompletions.__call__
+        answer = PromptRoute.__call__
 
-        async def counting(prompts: ChatCompletions, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counting(prompts: PromptRoute, scope: Scope, receive: Receive, send: Send) -> None:
             self.calls += 1
             await answer(prompts, scope, receive, send)
 
-        patching.setattr(ChatCompletions, "__call__", counting)
+        patching.setattr(PromptRoute, "__call__", counting)
         self.sockets = self._closing.enter_context(sockets_recorded(send_buffer=BUFFER))
         self.gateway: ScriptedGateway = await self._closing.enter_async_context(
             serving_scripted(

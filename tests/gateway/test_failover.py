@@ -153,6 +153,24 @@ async def test_a_pooled_connection_that_was_ended_is_no_failure(tmp_path: Path) 
         assert len(engine.requests) == 3
 
 
+async def test_what_met_an_ended_connection_is_asked_over_a_new_one(tmp_path: Path) -> None:
+    """All that were pooled have ended when an upstream was replaced: the next pooled one would fail alike."""
+    both = asyncio.Event()
+    async with (
+        ScriptedUpstream([both, *HI], [both, *HI], [CLOSE], HI) as engine,
+        serving_upstreams(tmp_path, local(engine.port) + model('"engine"')) as gateway,
+    ):
+        first = asyncio.gather(gateway.post(), gateway.post())
+        async with asyncio.timeout(5):
+            while len(engine.requests) < 2:
+                await asyncio.sleep(0.005)
+        both.set()
+        await first
+        assert (await gateway.post()).status_code == 200
+        assert sorted(seen.connection for seen in engine.requests[:2]) == [1, 2]
+        assert engine.requests[3].connection == 3
+
+
 async def test_a_stalled_upstream_is_not_repeated_elsewhere(tmp_path: Path) -> None:
     async with ScriptedUpstream([HANG]) as slow, ScriptedUpstream(HI) as spare:
         text = local(slow.port, "slow", first_byte_timeout_s=0.1) + local(spare.port, "spare")

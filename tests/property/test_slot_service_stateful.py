@@ -127,6 +127,14 @@ class SlotServiceMachine(RuleBasedStateMachine):
             self.settle()
 
     @rule(position=positions)
+    def pass_on(self, position: int) -> None:
+        worker = self.workers[position % WORKERS]
+        if worker.held:
+            worker.held -= 1
+            worker.waiting.append(self.loop.create_task(worker.slots.pass_on()))
+            self.settle()
+
+    @rule(position=positions)
     def die(self, position: int) -> None:
         """A new one takes its place."""
         place = position % WORKERS
@@ -165,7 +173,7 @@ class SlotServiceMachine(RuleBasedStateMachine):
         held = sum(worker.held for worker in self.workers)
         assert held <= self.count - self.slots.free
         assert 0 <= self.slots.free <= self.count
-        assert self.slots.waiting <= self.places
+        assert self.slots.waiting <= self.places + self.count  # whoever passes on has a place in any case
 
 
 TestSlotService = SlotServiceMachine.TestCase

@@ -24,6 +24,7 @@ from confide.client.sending import (
     cut_off,
     document_request,
     is_event_stream,
+    is_prompt,
     now_s,
     to_prove,
     unavailable,
@@ -127,7 +128,7 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         destination = Destination(request.url)
         line = self._line(destination)
         await self._ready(line)
-        if request.method != "POST":
+        if not is_prompt(request.method, destination):
             return unproven(await self._send(line, request))
         request.headers["accept-encoding"] = "identity"
         sent = Sent(request, await request.aread(), destination, at=self._party.now())

@@ -69,6 +69,7 @@ ENDPOINTS = frozenset(
         "/v1/completions",
         "/v1/embeddings",
         "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/models",
         "/v1/responses",
     }

@@ -21,6 +21,7 @@ FETCH_PAUSE_S = 0.1
 FETCH_TIMEOUT_S = {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 30.0}
 CREDENTIALS = ("authorization", "x-api-key")
 EVENT_STREAM = "text/event-stream"
+COUNT_TOKENS = "/v1/messages/count_tokens"
 REQUEST_IDS = ("x-request-id", "request-id")  # where the SDKs of OpenAI and of Anthropic look
 TURNED_INTO_GET = (301, 302, 303)  # by clients that follow redirections; 307 and 308 send the prompt again as it is
 RETIRED_MOST = 2  # sets of connections to keys that a service had before; streams may be running over them
@@ -87,6 +88,11 @@ class Destination:
         # The root stands in bundles: a password in the URL does not belong there.
         root = url.copy_with(userinfo=b"", path=self.prefix or "/", query=None, fragment=None)
         self.root = str(root).rstrip("/")
+
+
+def is_prompt(method: str, destination: Destination) -> bool:
+    """Whether an answer comes back, which a receipt has to prove. Counting tokens generates none and has none."""
+    return method == "POST" and destination.endpoint != COUNT_TOKENS
 
 
 class Sent:

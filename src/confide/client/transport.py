@@ -9,8 +9,8 @@ Everything is decided in `client/party.py` and `client/withholding.py`; here byt
 raised a VerificationError latches: it sends nothing more until it is reset, whatever an SDK tries again. But for one: a
 connection that broke inside a stream says nothing against the service.
 
-Every POST counts as a prompt: its successful answer has to be proven. Other methods reach verified services only, over
-the same connections; what they bring is no evidence of anything.
+Every POST counts as a prompt, but for one that counts tokens: its successful answer has to be proven. Other requests
+reach verified services only, over the same connections; what they bring is no evidence of anything.
 
 `client/async_transport.py` is the same for asyncio, line by line.
 """
@@ -40,6 +40,7 @@ from confide.client.sending import (
     cut_off,
     document_request,
     is_event_stream,
+    is_prompt,
     now_s,
     to_prove,
     unavailable,
@@ -147,7 +148,7 @@ class VerifyingTransport(httpx2.BaseTransport):
         destination = Destination(request.url)
         line = self._line(destination)
         self._ready(line)
-        if request.method != "POST":
+        if not is_prompt(request.method, destination):
             return unproven(self._send(line, request))
         request.headers["accept-encoding"] = "identity"
         sent = Sent(request, request.read(), destination, at=self._party.now())

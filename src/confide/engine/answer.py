@@ -11,6 +11,7 @@ from enum import Enum, auto
 import msgspec
 
 from confide.engine.grammar import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, Adherence
+from confide.protocol.json_object import JsonObject
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -64,6 +65,7 @@ class EngineChoice(msgspec.Struct, frozen=True):
     delta: EngineDelta = EngineDelta()
     finish_reason: str | None = None
     logprobs: EngineLogprobs | None = None
+    text: str | None = None  # of a text completion, in place of a delta
 
 
 class EngineUsage(msgspec.Struct, frozen=True):
@@ -132,8 +134,8 @@ class Choice:
         deltas: list[Delta] = []
         if given.delta.reasoning_content and self._keep_reasoning:
             deltas.append(ReasoningText(given.delta.reasoning_content))
-        if given.delta.content:
-            deltas += self._read(given.delta.content)
+        if text := given.delta.content or given.text:
+            deltas += self._read(text)
         if given.finish_reason is not None:
             deltas += self._finish(given.finish_reason)
         if given.logprobs is not None:
@@ -270,32 +272,6 @@ class CallReader:
         if self._opener:
             self._take = self._take_text
         return []
-
-
-class JsonObject:
-    """Finds where the text of a JSON object ends, in whatever pieces it comes."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._is_escaped = False
-
-    def end_in(self, piece: str) -> int | None:
-        """The index behind its last brace in `piece`, which follows all that came before, or None."""
-        for index, character in enumerate(piece):
-            if self._is_escaped:
-                self._is_escaped = False
-            elif character == "\\":
-                self._is_escaped = True
-            elif character == '"':
-                self._in_string = not self._in_string
-            elif not self._in_string and character in "{[":
-                self._depth += 1
-            elif not self._in_string and character in "}]":
-                self._depth -= 1
-                if not self._depth:
-                    return index + 1
-        return None
 
 
 Reader = TextReader | ArgumentsReader | CallReader

@@ -1,7 +1,7 @@
 """The slots of one engine, had by several processes: one grants them, the others ask it.
 
     worker                          the process that has the engine
-    Acquire(ticket) ──────────────▶ waits for a slot, in order of arrival over all workers
+    Acquire(ticket) ──────────────▶ waits for a slot, in order of arrival over all workers; PassOn: waits again
     ◀────────────── Granted(ticket), or Denied with what the client is told
     Release(ticket) ──────────────▶ gives it back, or gives up waiting for it
 
@@ -12,7 +12,7 @@ and they must arrive in order.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,13 @@ from confide.errors import LimitReached, NotReady, WireError
 
 class Acquire(msgspec.Struct, frozen=True, tag=True):
     """A worker wants a slot of this engine."""
+
+    engine: str
+    ticket: int
+
+
+class PassOn(msgspec.Struct, frozen=True, tag=True):
+    """A worker that has a slot lets those who wait go first, and waits for one again."""
 
     engine: str
     ticket: int
@@ -62,14 +69,13 @@ class Room(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineStands(msgspec.Struct, frozen=True, tag=True):
-    """Whether the engine serves. `wait_s`: until the next start, where it does not."""
+    """Whether the engine serves, all of its models. `wait_s`: until the next start, where it does not."""
 
-    engine: str
     is_ready: bool
     wait_s: float = 0.0
 
 
-Asked = Acquire | Release
+Asked = Acquire | PassOn | Release
 Told = Granted | Denied | Room
 Tell = Callable[[Told], None]
 Ask = Callable[[Asked], None]
@@ -114,13 +120,19 @@ class SlotClient:
         self._service = service
         self.tell = tell
         self._turns: dict[int, asyncio.Task[None]] = {}
+        self._passing: set[int] = set()  # tickets whose slot is about to be passed on, and is not yet
 
     def received(self, message: Asked) -> None:
         """Carry out what the worker asks."""
         if isinstance(message, Release):
             self._release(message.ticket)
             return
-        turn = asyncio.create_task(self._grant(message.ticket), name="slot")
+        slots = self._service.slots
+        if isinstance(message, PassOn):
+            self._passing.add(message.ticket)
+            turn = asyncio.create_task(self._grant(message.ticket, slots.pass_on), name="slot")
+        else:
+            turn = asyncio.create_task(self._grant(message.ticket, slots.acquire), name="slot")
         self._turns[message.ticket] = turn
         turn.add_done_callback(self._tell_room)
         asyncio.get_running_loop().call_soon(self._tell_room)  # once it waits, if it does
@@ -131,10 +143,12 @@ class SlotClient:
         for ticket in tuple(self._turns):
             self._release(ticket)
 
-    async def _grant(self, ticket: int) -> None:
+    async def _grant(self, ticket: int, wait: Callable[[], Awaitable[None]]) -> None:
+        """`wait`: for a slot, or for the same once more."""
         engine = self._service.engine
+        self._passing.discard(ticket)
         try:
-            await self._service.slots.acquire()
+            await wait()
         except WireError as error:
             self._turns.pop(ticket, None)
             reason: Literal["full", "late"] = "full" if isinstance(error, LimitReached) else "late"
@@ -146,11 +160,12 @@ class SlotClient:
         turn = self._turns.pop(ticket, None)
         if turn is None:
             return  # denied in the very moment in which the worker gave up
-        if turn.done():
+        is_had = turn.done() or ticket in self._passing
+        self._passing.discard(ticket)
+        turn.cancel()
+        if is_had:
             self._service.slots.release()
             self._service.tell_room()
-        else:
-            turn.cancel()
 
     def _tell_room(self, _: object = None) -> None:
         self._service.tell_room()
@@ -177,8 +192,17 @@ class SharedSlots:
     async def acquire(self) -> None:
         """See `Slots.acquire`."""
         ticket = next(self._tickets)
+        await self._granted(ticket, Acquire(self._engine, ticket))
+
+    async def pass_on(self) -> None:
+        """See `Slots.pass_on`; whether anybody waits, by what was told last."""
+        if self._room.waiting:
+            ticket = self._held.pop()
+            await self._granted(ticket, PassOn(self._engine, ticket))
+
+    async def _granted(self, ticket: int, asked: Acquire | PassOn) -> None:
         self._waiting[ticket] = turn = asyncio.get_running_loop().create_future()
-        self._ask(Acquire(self._engine, ticket))
+        self._ask(asked)
         try:
             await turn
         except asyncio.CancelledError:

@@ -20,8 +20,14 @@ from confide.gateway.auth import Authenticator
 from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
-from confide.gateway.pipeline import ChatCompletions
-from confide.gateway.routes import about, aci, models, proof
+from confide.gateway.pipeline import PromptRoute
+from confide.gateway.routes import about, aci, count_tokens, models, proof
+from confide.gateway.surfaces.base import Surface
+from confide.gateway.surfaces.chat import ChatCompletions
+from confide.gateway.surfaces.completions import Completions
+from confide.gateway.surfaces.embeddings import Embeddings
+from confide.gateway.surfaces.messages import Messages
+from confide.gateway.surfaces.responses import Responses
 from confide.gateway.wire import (
     PREFLIGHT,
     Header,
@@ -65,22 +71,35 @@ class Gateway:
         reports = Reports(attester, self.keyset, provenance or SourceProvenance(), now, gpu=gpu, serving=config.serving)
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
-        chat = ChatCompletions(
-            config=config,
-            authenticator=authenticator,
-            models=models_served,
-            keys=attester.keys,
-            keyset=self.keyset,
-            store=store,
-            lifecycle=lifecycle,
-            log=log,
-            now=now,
-        )
-        self._prompts = {chat.endpoint: chat}
+        messages = Messages()
+        surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Embeddings(), Responses(), messages)
+        self._prompts = {
+            surface.endpoint: PromptRoute(
+                surface,
+                config=config,
+                authenticator=authenticator,
+                models=models_served,
+                keys=attester.keys,
+                keyset=self.keyset,
+                store=store,
+                lifecycle=lifecycle,
+                log=log,
+                now=now,
+            )
+            for surface in surfaces
+        }
         self._others = Starlette(
             routes=[
                 *about.routes(self.readiness, self.keyset),
                 *models.routes(models_served),
+                *count_tokens.routes(
+                    messages,
+                    authenticator=authenticator,
+                    models=models_served,
+                    lifecycle=lifecycle,
+                    log=log,
+                    max_body_bytes=config.server.max_body_bytes,
+                ),
                 *aci.routes(
                     attester=attester,
                     current=self.keyset,

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import msgspec
 
 from confide.config import Model, Upstream
-from confide.engine.slot_service import Acquire, Denied, EngineStands, Granted, Release, Room
+from confide.engine.slot_service import Acquire, Denied, EngineStands, Granted, PassOn, Release, Room
 from confide.gateway.service import Offered, Platform
 from confide.upstream.sessions import AttestedSession
 
@@ -126,7 +126,7 @@ ToWorker = (
     | Denied
     | Room
 )
-ToParent = HasOpened | HasFailed | Listens | HasStaged | Verify | WrongKey | Acquire | Release
+ToParent = HasOpened | HasFailed | Listens | HasStaged | Verify | WrongKey | Acquire | PassOn | Release
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -58,7 +58,7 @@ class Crew:
         self._counts = counts
         self._log = log
         self._workers: dict[int, WorkerProcess] = {}
-        self._engines: dict[str, EngineStands] = {}
+        self._engine: EngineStands | None = None
         self._identity: str | None = None
         self._is_listening = False
         self._is_ending = False
@@ -92,8 +92,8 @@ class Crew:
             worker.tell(message)
 
     def tell_engine(self, message: EngineStands) -> None:
-        """Whether an engine serves: to all, and to those that come."""
-        self._engines[message.engine] = message
+        """Whether the engine serves: to all, and to those that come."""
+        self._engine = message
         self.tell_all(message)
 
     def tell_session(self, upstream: SessionUpstream) -> None:
@@ -170,8 +170,8 @@ class Crew:
         await worker.start(self._forks)
         self._workers[number] = worker
         worker.tell(Begin(self._config.upstream, self._config.model))
-        for engine in self._engines.values():
-            worker.tell(engine)
+        if self._engine is not None:
+            worker.tell(self._engine)
         for upstream in self.led.values():
             worker.tell(standing(upstream))
         try:

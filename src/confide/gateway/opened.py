@@ -15,7 +15,7 @@ from confide.evidence.policy import DstackPolicy, GpuPolicy
 from confide.store.base import Store
 from confide.telemetry.logs import Log
 from confide.upstream.address import HTTPS_PORT
-from confide.upstream.base import Upstream
+from confide.upstream.base import SurfaceName, Upstream
 from confide.upstream.channel import Address, Channel, TcpAddress, Timeouts, TlsAddress, UnixAddress
 from confide.upstream.documents import Documents
 from confide.upstream.followed import FollowedUpstream, Lead
@@ -92,9 +92,10 @@ def open_plain(settings: configuration.Upstream, salt_key: bytes) -> Opened:
     address, _ = parse_base_url(settings.base_url or "")
     health = Health(time.monotonic)
     relay = open_relay(settings, address, health, salt_key, configuration.upstream_key(settings))
-    upstream: Upstream = LocalUpstream(relay, health, description=f"{settings.name}, local")
+    surfaces: frozenset[SurfaceName] = frozenset(settings.surfaces)
+    upstream: Upstream = LocalUpstream(relay, health, description=f"{settings.name}, local", surfaces=surfaces)
     if settings.kind == "openai":
-        upstream = OpenAiUpstream(settings.name, relay, health)
+        upstream = OpenAiUpstream(settings.name, relay, health, surfaces=surfaces)
     return Opened(settings, upstream, health, relay=lambda: relay, relays=lambda: [relay])
 
 
@@ -126,6 +127,7 @@ def open_attested(
         log=log,
         is_attested=set(settings.trust_roots) <= set(HARDWARE_ROOTS),
         answer_s=math.ceil(longest_answer_s(settings)),
+        surfaces=frozenset(settings.surfaces),
     )
     return Opened(
         settings,
@@ -151,6 +153,7 @@ def open_followed(
         now=now,
         log=log,
         is_attested=set(settings.trust_roots) <= set(HARDWARE_ROOTS),
+        surfaces=frozenset(settings.surfaces),
     )
     return Opened(settings, upstream, health, relay=lambda: upstream.relay, relays=lambda: upstream.relays)
 

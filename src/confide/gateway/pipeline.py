@@ -42,6 +42,7 @@ from confide.gateway.lifecycle import Lifecycle, Stop, shutting_down
 from confide.gateway.models import ModelTable, ServedModel
 from confide.gateway.outgoing import NO_E2EE, Comments, Outgoing
 from confide.gateway.passage import Passage, Receipts, random_parts, receipt_ids
+from confide.gateway.surfaces.base import Surface
 from confide.gateway.wire import (
     JSON,
     ClientGone,
@@ -49,14 +50,11 @@ from confide.gateway.wire import (
     Scope,
     Send,
     connection_of,
-    error_body,
     error_headers,
     read_body,
 )
-from confide.protocol.chat import new_chat_id
 from confide.protocol.receipt import Outcome, UpstreamEvent, not_verified_event
 from confide.protocol.serving import UNCONSTRAINED, parse_constraints
-from confide.protocol.sse import error_tail
 from confide.store.base import Store
 from confide.telemetry.logs import Log
 from confide.upstream.base import Answering, Head, Prompt, Unserved
@@ -68,13 +66,12 @@ NOT_ACCEPTED = (UpstreamNotVerified, SessionNotAccepted)
 Write = Callable[[bytes], Awaitable[None]]
 
 
-class ChatCompletions:
-    """`POST /v1/chat/completions` as a plain ASGI callable."""
-
-    endpoint = "/v1/chat/completions"
+class PromptRoute:
+    """One surface of the prompt path as a plain ASGI callable."""
 
     def __init__(
         self,
+        surface: Surface,
         *,
         config: Config,
         authenticator: Authenticator,
@@ -86,6 +83,8 @@ class ChatCompletions:
         log: Log,
         now: Callable[[], float],
     ) -> None:
+        self.endpoint = surface.endpoint
+        self._surface = surface
         self._config = config
         self._authenticator = authenticator
         self._models = models
@@ -96,7 +95,7 @@ class ChatCompletions:
         self._lifecycle = lifecycle
         self._log = log
         self._now = now
-        self._chat_ids = map(new_chat_id, random_parts(ID_BYTES))
+        self._ids = map(surface.new_id, random_parts(ID_BYTES))
         self._receipt_ids = receipt_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,17 +163,19 @@ class ChatCompletions:
         refuse_retired_headers(scope)
         body = await read_body(receive, self._config.server.max_body_bytes)
         passage.request_sha256 = hashlib.sha256(body).digest()
-        asked = self._models.parse(body)
+        asked = self._surface.parse(body, self._models)
         constraints = UNCONSTRAINED if asked.provider is None else parse_constraints(asked.provider)
-        served = self._models.find(asked.model)
+        served = self._models.find(asked.model, self._surface.ways)
         passage.model_id, passage.stream = served.model.id, asked.stream
-        passage.head = Head(next(self._chat_ids), int(passage.began), asked.model)
+        passage.head = Head(next(self._ids), int(passage.began), asked.model)
         passage.receipt_id = next(self._receipt_ids)
         prompt = Prompt(
             body,
             passage.request_sha256,
             asked,
             passage.head,
+            surface=self._surface.name,
+            ways=self._surface.ways,
             constraints=constraints,
             tenant=passage.principal.credential_sha256 or b"",
             tee_only=served.tee_only,
@@ -190,6 +191,7 @@ class ChatCompletions:
                 return
             except Unserved as unserved:
                 failures.append(unserved)
+            prompt.is_connection_suspect = failures[-1].is_stale
             reason, is_refused = failures[-1].reason, isinstance(failures[-1].error, NOT_ACCEPTED)
             passage.not_served(candidate.shown_name, reason, is_refused=is_refused)
             self._log.write("attempt", name=candidate.name, reason=reason, model=passage.model_id)
@@ -203,7 +205,7 @@ class ChatCompletions:
         """Verified, rewritten, sent, and answered. Raises Unserved, or WireError where no other could do better."""
         passage.hop = None
         passage.hop = await candidate.ready(prompt)
-        passage.answering = answering = await candidate.accept(prompt)
+        passage.answering = answering = await self._surface.accept(candidate, prompt)
         if passage.stream:
             await self._stream(answering, writer, prompt, passage)
         else:
@@ -249,7 +251,7 @@ class ChatCompletions:
         unproven = await self._try_to_keep(passage, writer.sha256, outcome)
         if unproven is not None:
             passage.outcome = "truncated"
-            last = tail(unproven)
+            last = self._tail(unproven, passage)
         if not writer.is_started:
             await writer.begin()
         await writer.end_added(last)
@@ -266,11 +268,11 @@ class ChatCompletions:
         if not writer.is_started:
             await self._error_response(writer, passage, error)
         elif not writer.is_ended:
-            await self._end_stream(writer, passage, tail(error), "truncated")
+            await self._end_stream(writer, passage, self._tail(error, passage), "truncated")
 
     async def _error_response(self, writer: Outgoing, passage: Passage, error: WireError) -> None:
         """The error as a whole response, with a receipt where one is due (wire contract 7.6)."""
-        body = error_body(error)
+        body = self._surface.error(error, passage.receipt_id)
         passage.outcome = outcome_of(error, passage)
         receipt: tuple[tuple[bytes, bytes], ...] = ()
         if is_receipt_due(error, passage):
@@ -281,7 +283,7 @@ class ChatCompletions:
                 error, SessionNotAccepted | UpstreamNotVerified
             ):  # a refusal that cannot be receipted is a 500
                 passage.outcome, error = "failed", InternalError("the refusal could not be recorded; try again")
-                body = error_body(error)
+                body = self._surface.error(error, passage.receipt_id)
         writer.add(body)
         await writer.start(error.status, error_headers(error, body, (NO_E2EE, *receipt)))
         await writer.end_added(body)
@@ -289,6 +291,10 @@ class ChatCompletions:
             if receipt:
                 await self._try_to_keep(passage, NOTHING, "client_closed", has_id=False)
             passage.outcome = "client_closed"
+
+    def _tail(self, error: WireError, passage: Passage) -> bytes:
+        """How a stream ends that broke."""
+        return self._surface.tail(error, passage.answering, passage.receipt_id)
 
     async def _leave_off(self, writer: Outgoing, passage: Passage) -> None:
         """The client left: what it has is proven, for whoever holds the other end of what it read.
@@ -338,11 +344,6 @@ class ChatCompletions:
             prompt_tokens=passage.tally.prompt_tokens,
             completion_tokens=passage.tally.completion_tokens,
         )
-
-
-def tail(error: WireError) -> bytes:
-    """How a stream ends that broke: the error, then `[DONE]`."""
-    return error_tail(error.message, error.type, error.status)
 
 
 def outcome_of(error: WireError, passage: Passage) -> Outcome:

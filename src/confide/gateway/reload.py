@@ -22,12 +22,12 @@ from confide.gateway.models import ModelTable
 from confide.gateway.opened import Opened
 from confide.gateway.upstreams import Upstreams, served_models
 from confide.telemetry.logs import Log
-from confide.upstream.kinds.embedded import EmbeddedUpstream
+from confide.upstream.base import Upstream
 
 RESULT_NAME = "reload.json"
 RESTART = "Restart the service to change that."
 FIXED = ("server", "attester", "source", "store", "limits", "engine")
-ENGINE_KEYS = ("weights", "projector", "modalities")
+ENGINE_KEYS = ("kind", "weights", "projector", "modalities")
 
 Reread = Callable[[], Config]
 
@@ -71,7 +71,7 @@ class Running:
         config: Config,
         upstreams: Upstreams,
         models: ModelTable,
-        engines: Mapping[str, EmbeddedUpstream],
+        engines: Mapping[str, Upstream],
         *,
         simulated: bool,
     ) -> None:
@@ -104,7 +104,7 @@ class Reload:
         home: Path,
         upstreams: Upstreams,
         models: ModelTable,
-        engines: Mapping[str, EmbeddedUpstream],
+        engines: Mapping[str, Upstream],
         *,
         simulated: bool,
         log: Log,

@@ -26,7 +26,7 @@ from confide.engine.worker import keep_no_core
 from confide.errors import ConfigError, NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
-from confide.gateway.engines import embedded
+from confide.gateway.engines import open_engines
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.listening import bound_socket, on_hangup, run_server, url_of
 from confide.gateway.models import ModelTable
@@ -101,11 +101,7 @@ async def serve(
         tls = attested_tls(config, attester)
         upstreams = await closing.enter_async_context(open_upstreams(config, store=store, now=now_s, log=log))
         images = images_of(config)
-        engines = {
-            model.id: await closing.enter_async_context(embedded(model, config, home, images, log))
-            for model in config.model
-            if config.is_embedded(model)
-        }
+        engines = await closing.enter_async_context(open_engines(config, home, images, log))
         models = ModelTable(served_models(config, upstreams, engines, simulated=attester.simulated, created=now_s()))
         gateway = await opened_gateway(
             config,

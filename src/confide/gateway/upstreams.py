@@ -15,8 +15,8 @@ from confide.gateway.models import ServedModel
 from confide.gateway.opened import Opened, open_attested, open_followed, open_plain, own_part
 from confide.store.base import Store
 from confide.telemetry.logs import Log
+from confide.upstream.base import Upstream
 from confide.upstream.followed import Lead
-from confide.upstream.kinds.embedded import EmbeddedUpstream
 from confide.upstream.router import Candidate, Route
 from confide.verifier.collateral import Collateral
 
@@ -107,7 +107,7 @@ async def open_upstreams(
 def served_models(
     config: Config,
     upstreams: Upstreams,
-    engines: Mapping[str, EmbeddedUpstream],
+    engines: Mapping[str, Upstream],
     *,
     simulated: bool,
     created: int,
@@ -126,7 +126,7 @@ def served_models(
 
 
 def candidates(
-    model: configuration.Model, config: Config, upstreams: Upstreams, engines: Mapping[str, EmbeddedUpstream]
+    model: configuration.Model, config: Config, upstreams: Upstreams, engines: Mapping[str, Upstream]
 ) -> list[Candidate]:
     """The upstreams that the model names, in order."""
     found: list[Candidate] = []

@@ -47,7 +47,7 @@ from confide.gateway.control import (
     Verify,
     WrongKey,
 )
-from confide.gateway.engines import EnginePlan, reached
+from confide.gateway.engines import EnginePlan, reached, slot_count
 from confide.gateway.forkserver import Start
 from confide.gateway.listening import run_server
 from confide.gateway.models import ModelTable
@@ -68,8 +68,8 @@ from confide.protocol.signature import Algo
 from confide.store.sharing import Sharing
 from confide.store.sqlite import open_store
 from confide.telemetry.logs import Log
+from confide.upstream.base import Upstream
 from confide.upstream.followed import FollowedUpstream
-from confide.upstream.kinds.embedded import EmbeddedUpstream
 
 ALONE_AFTER_S = 0.25
 
@@ -120,10 +120,13 @@ class Worker:
         self._number = number
         self._log = Log(worker=number)
         limits = shared.config.limits
-        self._engines = {plan.model.id: FollowedEngine() for plan in shared.plans}
+        self._engine = FollowedEngine()
         self._slots = {
             plan.model.id: SharedSlots(
-                plan.model.id, shared.config.engine.slots, queue=limits.queue, ask=lambda asked: self._line.send(asked)
+                plan.model.id,
+                slot_count(plan, shared.config),
+                queue=limits.queue,
+                ask=lambda asked: self._line.send(asked),
             )
             for plan in shared.plans
         }
@@ -196,12 +199,12 @@ class Worker:
             door=door,
         )
 
-    async def _reach_engines(self, closing: contextlib.AsyncExitStack) -> dict[str, EmbeddedUpstream]:
+    async def _reach_engines(self, closing: contextlib.AsyncExitStack) -> dict[str, Upstream]:
         """The upstreams of the embedded models, by the model's id."""
         images = images_of(self._config)
         return {
             name: await closing.enter_async_context(
-                reached(plan, self._config, images, engine=self._engines[name], slots=self._slots[name])
+                reached(plan, self._config, images, engine=self._engine, slots=self._slots[name])
             )
             for plan in self._shared.plans
             for name in [plan.model.id]
@@ -222,7 +225,7 @@ class Worker:
             case Granted() | Denied() | Room():
                 self._slots[message.engine].received(message)
             case EngineStands():
-                self._engines[message.engine].stands(message)
+                self._engine.stands(message)
             case SessionStands():
                 self._stands(message)
             case Verified():

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 
-from confide.engine.slot_service import Acquire, Release, SlotService
+from confide.engine.slot_service import Acquire, PassOn, Release, SlotService
 from confide.errors import ConfideError, ConfigError
 from confide.gateway.control import (
     HasFailed,
@@ -80,7 +80,7 @@ class WorkerProcess:
 
     def _received(self, message: ToParent) -> None:
         match message:
-            case Acquire() | Release():
+            case Acquire() | PassOn() | Release():
                 self._slots[message.engine].received(message)
             case Verify() | WrongKey():
                 self._asked(self, message)

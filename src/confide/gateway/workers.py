@@ -91,14 +91,13 @@ async def lead(shared: Shared, control: socket.socket, announce: Announce, log: 
         upstreams = await closing.enter_async_context(
             open_upstreams(verified_here(config), store=store, now=now_s, log=log)
         )
-        services = {plan.model.id: SlotService(plan.model.id, slots_of(config)) for plan in shared.plans}
+        services = {plan.model.id: SlotService(plan.model.id, slots_of(plan, config)) for plan in shared.plans}
         crew = Crew(config, forks, services, shared.counts, log)
         closing.push_async_callback(crew.kill)
         lead_upstreams(upstreams, crew)
         opened = await crew.open_all()
-        for plan in shared.plans:
-            supervisor = await closing.enter_async_context(supervised(plan, log))
-            lead_engine(plan.model.id, supervisor, crew)
+        if shared.plans:
+            lead_engine(await closing.enter_async_context(supervised(shared.plans, log)), crew)
         with on_signals((signal.SIGTERM, signal.SIGINT), ending):
             await crew.listen_all()
             announce(service_of(shared, opened[0], is_open=authenticator.is_open))
@@ -144,11 +143,11 @@ def lead_upstreams(upstreams: Upstreams, crew: Crew) -> None:
     crew.led = led
 
 
-def lead_engine(name: str, supervisor: Supervisor, crew: Crew) -> None:
-    """Have the workers told whether it serves, from now on."""
+def lead_engine(supervisor: Supervisor, crew: Crew) -> None:
+    """Have the workers told whether the embedded models are served, from now on."""
 
     def tell() -> None:
-        crew.tell_engine(EngineStands(name, supervisor.is_ready, max(0.0, supervisor.wait_s)))
+        crew.tell_engine(EngineStands(supervisor.is_ready, max(0.0, supervisor.wait_s)))
 
     supervisor.on_change = tell
     tell()

@@ -16,6 +16,9 @@ EXPECTED = re.compile(
     r"\AExpected `(?P<types>[a-z |]+)`(?P<bound>(?: of length)? [<>]=? [-0-9.]+)?(?:, got `(?P<got>\w+)`)?"
 )
 MISSING = re.compile(r"\AObject missing required field `(?P<member>\w+)`")
+# A member that a closed object does not take is named where its name is of the kind that an API's members have: what is
+# not may be the caller's own text.
+UNKNOWN = re.compile(r"\AObject contains unknown field `(?P<member>[a-z][a-z0-9_]{0,39})`")
 OFFSET = re.compile(r"\(byte \d+\)")
 INDEX = re.compile(r"\[\d+\]")
 
@@ -42,17 +45,18 @@ class RuleBroken(ValueError):
         self.expected = expected
 
 
-def refusal(error: Exception, expected: Mapping[str, str]) -> InvalidRequest:
+def refusal(error: Exception, expected: Mapping[str, str], *, at: str = "") -> InvalidRequest:
     """The 400 for what decoding a body raised: msgspec's errors, UnicodeDecodeError, RecursionError, RuleBroken.
 
     `expected` says what a member takes where msgspec's own words would quote a value (choices, patterns, closed
-    objects). Its keys are paths without indices ("messages[].role").
+    objects). Its keys are paths without indices ("messages[].role"). `at`: where in the body the value stands that was
+    decoded or that the rule is about, "" for all of it.
     """
     match error:
         case RuleBroken():
-            return _refusal(error.member, error.expected)
+            return _refusal(_join(at, error.member), error.expected)
         case msgspec.ValidationError():
-            return _misfit(error, expected)
+            return _misfit(error, expected, at)
         case UnicodeDecodeError():
             return InvalidRequest("The request body is not UTF-8.")
         case RecursionError():
@@ -68,9 +72,9 @@ def _refusal(param: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{param} {problem}.", param=param)
 
 
-def _misfit(error: msgspec.ValidationError, expected: Mapping[str, str]) -> InvalidRequest:
+def _misfit(error: msgspec.ValidationError, expected: Mapping[str, str], at: str) -> InvalidRequest:
     place = PLACE.match(str(error))
-    problem, path = (place["problem"], place["path"]) if place else (str(error), "")
+    problem, path = (place["problem"], _join(at, place["path"])) if place else (str(error), at)
     if isinstance(rule := error.__cause__, RuleBroken):
         return _refusal(_join(path, rule.member), rule.expected)
     if missing := MISSING.match(problem):
@@ -78,17 +82,22 @@ def _misfit(error: msgspec.ValidationError, expected: Mapping[str, str]) -> Inva
     param = path.partition("[...]")[0]  # members of a free-form object are the caller's words
     if known := expected.get(INDEX.sub("[]", param)):
         return _refusal(param, f"must be {known}")
+    if unknown := UNKNOWN.match(problem):
+        return _refusal(_join(param, unknown["member"]), "is not supported: leave it out")
     return _refusal(param, _in_words(problem))
 
 
 def _join(path: str, member: str) -> str:
-    return f"{path}.{member}" if path else member
+    between = "." if path and member and not member.startswith("[") else ""
+    return f"{path}{between}{member}"
 
 
 def _in_words(problem: str) -> str:
     """What msgspec expected, in JSON's words; null is left out because it means absent."""
     match = EXPECTED.match(problem)
     if match is None:
+        if problem.startswith("Object contains unknown field"):
+            return "has a member that is not supported: leave it out"
         return "has a number out of range" if "out of range" in problem else "has a value of the wrong kind"
     kinds = [name for kind in match["types"].split(" | ") if (name := TYPE_NAMES.get(kind))]
     bound = (match["bound"] or "").removesuffix(".0")

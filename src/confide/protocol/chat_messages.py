@@ -29,6 +29,10 @@ class PromptStruct(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return f"<{type(self).__name__}>"
 
 
+class ClosedStruct(PromptStruct, frozen=True, forbid_unknown_fields=True):
+    """One that takes no other members: what is not known is refused by its name, not dropped in silence."""
+
+
 class TextPart(PromptStruct, frozen=True, tag_field="type", tag="text"):
     """`{"type":"text"}`."""
 

@@ -1,19 +1,35 @@
 """What the gateway needs of an upstream, whatever its kind."""
 
-from collections.abc import AsyncGenerator
-from typing import Literal, Protocol
+import hashlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from confide.errors import SessionNotAccepted, WireError
-from confide.protocol.chat import ChatRequest
 from confide.protocol.chat_relayed import RelayedRequest
 from confide.protocol.serving import UNCONSTRAINED, Constraints
 from confide.protocol.sse import DONE
 
-__all__ = ["DONE", "Answering", "Claim", "Head", "Hop", "Prompt", "Tally", "Unserved", "Upstream", "refuse_sessions"]
+__all__ = [
+    "DONE",
+    "Answering",
+    "Asked",
+    "Claim",
+    "Head",
+    "Hop",
+    "Prompt",
+    "SurfaceName",
+    "Tally",
+    "TokenCounting",
+    "Unserved",
+    "Upstream",
+    "refuse_sessions",
+]
 
 Claim = Literal["direct", "aggregator"]
+SurfaceName = Literal["chat", "completions", "embeddings", "messages", "responses"]
+CHAT: frozenset[SurfaceName] = frozenset({"chat"})
 NOTHING = RelayedRequest(model="", stream=False, provider=None, members={})
 
 
@@ -25,20 +41,47 @@ class Head(msgspec.Struct, frozen=True):
     model: str  # as the client sent it
 
 
-class Prompt:
-    """One admitted request, as upstreams get it. `sha256`: of `body`, 32 bytes. `tenant`: whose cached prompts it may
-    share, any bytes. `tee_only`: only an attested upstream may have it, whatever the client says.
+class Asked(Protocol):
+    """What every surface's request tells. `provider`: the ACI constraints and what else stands there (wire contract
+    7.4), None without.
     """
 
-    __slots__ = ("asked", "body", "constraints", "head", "sha256", "tee_only", "tenant")
+    @property
+    def model(self) -> str: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def provider(self) -> Mapping[str, object] | None: ...
+
+
+class Prompt:
+    """One admitted request, as upstreams get it. `sha256`: of `body`, 32 bytes. `tenant`: whose cached prompts it may
+    share, any bytes. `tee_only`: only an attested upstream may have it, whatever the client says. `surface`: which one
+    `body` is written for. `ways`: the surfaces over which it can be answered.
+    """
+
+    __slots__ = (
+        "asked",
+        "body",
+        "constraints",
+        "head",
+        "is_connection_suspect",
+        "sha256",
+        "surface",
+        "tee_only",
+        "tenant",
+        "ways",
+    )
 
     def __init__(
         self,
         body: bytes,
         sha256: bytes,
-        asked: ChatRequest | RelayedRequest,
+        asked: Asked,
         head: Head,
         *,
+        surface: SurfaceName = "chat",
+        ways: frozenset[SurfaceName] = CHAT,
         constraints: Constraints = UNCONSTRAINED,
         tenant: bytes = b"",
         tee_only: bool = False,
@@ -47,9 +90,26 @@ class Prompt:
         self.sha256 = sha256
         self.asked = asked
         self.head = head
+        self.surface = surface
+        self.ways = ways
         self.constraints = constraints
         self.tenant = tenant
         self.tee_only = tee_only
+        self.is_connection_suspect = False  # a pooled one may have been why the attempt before this one failed
+
+    def retold(self, body: bytes, asked: Asked) -> "Prompt":
+        """The same request as a body of chat, which says what `asked` does."""
+        retold = Prompt(
+            body,
+            hashlib.sha256(body).digest(),
+            asked,
+            self.head,
+            constraints=self.constraints,
+            tenant=self.tenant,
+            tee_only=self.tee_only,
+        )
+        retold.is_connection_suspect = self.is_connection_suspect
+        return retold
 
     @property
     def is_verification_required(self) -> bool:
@@ -122,7 +182,9 @@ class Answering(Protocol):
 
 
 class Upstream(Protocol):
-    """Serves models. `reads_body`: it takes a RelayedRequest, and judges the rest of the body itself."""
+    """Serves models. `reads_body`: it takes a RelayedRequest, and judges the rest of the body itself. `surfaces`: what
+    it speaks itself.
+    """
 
     @property
     def context_length(self) -> int | None: ...
@@ -134,6 +196,8 @@ class Upstream(Protocol):
     def is_ready(self) -> bool: ...
     @property
     def reads_body(self) -> bool: ...
+    @property
+    def surfaces(self) -> frozenset[SurfaceName]: ...
     @property
     def serving(self) -> Claim:
         """`direct`: inside this workload; `aggregator`: behind a second hop."""
@@ -152,6 +216,17 @@ class Upstream(Protocol):
         """Check what only this upstream can know, and rewrite. `model`: its name of the model.
 
         Raises InvalidRequest, NotReady or LimitReached; sends nothing.
+        """
+
+
+@runtime_checkable
+class TokenCounting(Protocol):
+    """An upstream that can count the tokens of a prompt."""
+
+    async def count_tokens(self, body: bytes) -> int:
+        """The tokens that a chat request with this body has for its prompt.
+
+        Raises InvalidRequest, also for what cannot be counted, NotReady, UpstreamFailed or UpstreamTimeout.
         """
 
 

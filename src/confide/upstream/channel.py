@@ -94,8 +94,20 @@ class Channel:
         """Connections that carry an exchange or are being opened for one."""
         return len(self._live)
 
-    async def send(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Exchange:
+    async def send(
+        self,
+        method: bytes,
+        path: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        is_fresh: bool = False,
+        within_s: float | None = None,
+    ) -> Exchange:
         """Send one request; returns when the response headers are complete. Raises ChannelError.
+
+        `is_fresh`: over a new connection, as a pooled one may have been at fault. `within_s`: the longest that it may
+        take in all, where that is less than the channel's own limit.
 
         Host and the framing headers are the channel's own: naming one, or a name, value or path that HTTP does not
         allow, is a ValueError.
@@ -103,13 +115,14 @@ class Channel:
         loop = asyncio.get_running_loop()
         began = now = loop.time()
         head = self._heads.head(method, path, headers, len(body))
-        connection = self._pooled(now)
+        total_s = shorter(self._bounds.timeouts.total_s, within_s)
+        connection = self._pooled(now, is_fresh=is_fresh)
         if connection is None:
-            connection = await self._connect()
+            connection = await self._connect(total_s)
             now = loop.time()
         self._live.add(connection)
         exchange = Exchange(connection)
-        connection.start(exchange, began, now, head, body)
+        connection.start(exchange, began, now, head, body, total_s)
         await exchange.responded()
         return exchange
 
@@ -157,7 +170,7 @@ class Channel:
         if self._all_closed is not None and not self._open and not self._all_closed.done():
             self._all_closed.set_result(None)
 
-    def _pooled(self, now: float) -> Connection | None:
+    def _pooled(self, now: float, *, is_fresh: bool) -> Connection | None:
         if self._is_closed:
             raise NotConnected("the channel is closed")
         if len(self._live) >= self._max_connections:
@@ -165,7 +178,7 @@ class Channel:
                 f"all {self._max_connections} connections to the upstream are in use",
                 remedy="Raise max_connections, or admit fewer requests at a time.",
             )
-        while self._idle:
+        while self._idle and not is_fresh:
             connection = self._idle.pop()
             if connection.is_sound(now, self._probe_after_s):
                 return connection
@@ -177,14 +190,13 @@ class Channel:
         if isinstance(self._address, TlsAddress) and self._address.pins is not None:
             require_pinned(connection.peer_spki, self._address.pins)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, total_s: float | None) -> Connection:
         connection = Connection(self, self._bounds)
         self._live.add(connection)
         phase: Phase = "connect"
-        limits = self._bounds.timeouts
-        limit_s = limits.connect_s
-        if limits.total_s is not None and limits.total_s < limit_s:
-            phase, limit_s = "total", limits.total_s
+        limit_s = self._bounds.timeouts.connect_s
+        if total_s is not None and total_s < limit_s:
+            phase, limit_s = "total", total_s
         is_ready = False
         try:
             async with asyncio.timeout(limit_s) as limit:
@@ -202,6 +214,11 @@ class Channel:
             raise NotConnected("the connection was closed before the request was written")
         self._open.add(connection)
         return connection
+
+
+def shorter(first: float | None, second: float | None) -> float | None:
+    """The shorter of two limits, None where there is none."""
+    return min((limit for limit in (first, second) if limit is not None), default=None)
 
 
 def not_connected(error: OSError) -> NotConnected:

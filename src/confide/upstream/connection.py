@@ -89,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll()
         self._timer: asyncio.TimerHandle | None = None
         self._watch_step_s = bounds.shortest_s
+        self._total_s: float | None = None
         self._exchange: Exchange | None = None
         self._unsent = memoryview(b"")  # of the request's body
         self._is_paused = self._is_write_paused = self._is_retired = False
@@ -126,9 +127,19 @@ class Connection(asyncio.Protocol):
             return False
         return now - self._last_byte_at < probe_after_s or not self._poll.poll(0)
 
-    def start(self, exchange: Exchange, began: float, now: float, head: bytes, body: bytes) -> None:
-        """Write the request of `exchange`. The connection is sound and carries no other; loop times."""
+    def start(
+        self, exchange: Exchange, began: float, now: float, head: bytes, body: bytes, total_s: float | None
+    ) -> None:
+        """Write the request of `exchange`. The connection is sound and carries no other; loop times. `total_s`: the
+        longest that it may take in all, None for any time.
+        """
         assert self._transport is not None
+        self._total_s = total_s
+        if total_s is not None and total_s < self._watch_step_s:  # the timer might sleep through it
+            self._watch_step_s = total_s
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         self._exchange = exchange
         self._begin_response(began, now)
         if len(body) <= ONE_WRITE_BYTES:
@@ -366,8 +377,8 @@ class Connection(asyncio.Protocol):
         else:
             since = inf if self._is_paused else self._last_byte_at
             deadline, error = since + limits.idle_s, Stalled("idle", limits.idle_s)
-        if limits.total_s is not None and self._began + limits.total_s < deadline:
-            return self._began + limits.total_s, Stalled("total", limits.total_s)
+        if self._total_s is not None and self._began + self._total_s < deadline:
+            return self._began + self._total_s, Stalled("total", self._total_s)
         return deadline, error
 
 

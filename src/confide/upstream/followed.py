@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from confide.telemetry.logs import Log
-from confide.upstream.base import Hop, Prompt
+from confide.upstream.base import CHAT, Hop, Prompt, SurfaceName
 from confide.upstream.health import Health
 from confide.upstream.kinds.relay import Relay
 from confide.upstream.sessions import AttestedSession
@@ -42,8 +42,9 @@ class FollowedUpstream(SessionUpstream):
         now: Callable[[], int],
         log: Log,
         is_attested: bool = True,
+        surfaces: frozenset[SurfaceName] = CHAT,
     ) -> None:
-        super().__init__(name, make_relay, health=health, now=now, log=log, is_attested=is_attested)
+        super().__init__(name, make_relay, health=health, now=now, log=log, is_attested=is_attested, surfaces=surfaces)
         self._lead = lead
 
     def stands(self, session: AttestedSession | None, reason: str) -> None:

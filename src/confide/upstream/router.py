@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from confide.errors import NotReady
-from confide.upstream.base import Answering, Claim, Hop, Prompt, Unserved, Upstream
+from confide.upstream.base import Answering, Claim, Hop, Prompt, SurfaceName, Unserved, Upstream
 from confide.upstream.health import Health
 
 AFFINITY_BYTES = 4096  # of the body, from its messages on: what a conversation begins with
@@ -59,6 +59,7 @@ class Route:
         if not candidates:
             raise ValueError("a route has at least one candidate")
         self.candidates = tuple(candidates)
+        self.surfaces: frozenset[SurfaceName] = frozenset().union(*(each.upstream.surfaces for each in candidates))
         self._affinity = affinity
         self._is_weighted = any(candidate.weight for candidate in candidates)
 
@@ -74,7 +75,7 @@ class Route:
         replaced has ended its connections, and has another key.
         """
         for candidate in self._order(prompt):
-            if is_available(candidate):
+            if is_available(candidate) and not prompt.ways.isdisjoint(candidate.upstream.surfaces):
                 yield tried(candidate)
                 excused: set[str] = set()
                 while failures[-1].is_stale and failures[-1].reason not in excused:

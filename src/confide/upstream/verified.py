@@ -18,7 +18,7 @@ from typing import Protocol
 from confide.errors import ConfideError, SessionNotAccepted, UpstreamNotVerified
 from confide.store.base import Store
 from confide.telemetry.logs import Log
-from confide.upstream.base import Claim, Hop, Prompt, Unserved
+from confide.upstream.base import CHAT, Claim, Hop, Prompt, SurfaceName, Unserved
 from confide.upstream.health import Health
 from confide.upstream.kinds.relay import Relay, RelayedAnswer
 from confide.upstream.sessions import AttestedSession, Shown, new_session
@@ -69,8 +69,10 @@ class SessionUpstream:
         now: Callable[[], int],
         log: Log,
         is_attested: bool = True,
+        surfaces: frozenset[SurfaceName] = CHAT,
     ) -> None:
         self.name = name
+        self.surfaces = surfaces
         self.is_attested = is_attested
         self.description = f"{name}, attested"
         self.relays: list[Relay] = []  # the newest is the one in use; older ones have exchanges to end
@@ -108,8 +110,11 @@ class SessionUpstream:
         return Hop(self.name, model, required=True, session_id=session.id)
 
     async def accept(self, prompt: Prompt, model: str) -> RelayedAnswer:
-        """See Upstream.accept. `ready` has just returned: nothing else ran in between."""
-        return self.relays[-1].accept(prompt, model)
+        """See Upstream.accept. `ready` has just returned: nothing else ran in between. No answer outlives the session
+        that its receipt cites.
+        """
+        assert self._session is not None
+        return self.relays[-1].accept(prompt, model, within_s=max(1, self._session.expires_at - self._now()))
 
     async def verify(self) -> None:
         """Verify it now, or wait for the verification that is under way. How that ended, `session` tells."""
@@ -199,8 +204,9 @@ class AttestedUpstream(SessionUpstream):
         log: Log,
         answer_s: int = LONGEST_ANSWER_S,
         is_attested: bool = True,
+        surfaces: frozenset[SurfaceName] = CHAT,
     ) -> None:
-        super().__init__(name, make_relay, health=health, now=now, log=log, is_attested=is_attested)
+        super().__init__(name, make_relay, health=health, now=now, log=log, is_attested=is_attested, surfaces=surfaces)
         self._appraiser = appraiser
         self._origin = origin
         self._store = store

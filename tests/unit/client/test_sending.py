@@ -16,6 +16,7 @@ from confide.client.sending import (
     cut_off,
     document_request,
     has_to_be_proven,
+    is_prompt,
     require_identity,
     require_no_get,
     unfetched,
@@ -97,6 +98,22 @@ def test_an_answer_has_to_be_proven_and_so_has_what_claims_a_receipt(
     status: int, headers: dict[str, str], is_proven: bool
 ) -> None:
     assert has_to_be_proven(httpx2.Response(status, headers=headers)) is is_proven
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_asked"),
+    [
+        ("POST", "/v1/messages", True),
+        ("POST", "/v1/messages/count_tokens", False),
+        ("POST", "/base/v1/messages/count_tokens", False),
+        ("POST", "/v1/messages/count_tokens/", True),
+        ("POST", "/v1/chat/completions?x=/v1/messages/count_tokens", True),
+        ("POST", "/messages/count_tokens", True),
+        ("GET", "/v1/models", False),
+    ],
+)
+def test_every_post_asks_for_an_answer_but_one_that_counts(method: str, path: str, is_asked: bool) -> None:
+    assert is_prompt(method, Destination(httpx2.URL("https://a.example" + path))) is is_asked
 
 
 def test_a_redirection_that_would_become_a_get_is_refused() -> None:

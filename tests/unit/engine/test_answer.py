@@ -17,7 +17,6 @@ from confide.engine.answer import (
     EngineLogprob,
     EngineLogprobs,
     EngineUsage,
-    JsonObject,
     LeftGrammar,
     Mode,
     ReasoningText,
@@ -226,21 +225,6 @@ def test_the_tokens_of_a_call_have_no_log_probabilities() -> None:
     deltas = [delta for piece in pieces for delta in answer.step(event(piece, logprobs=probability(piece)))]
     deltas += answer.step(event(finish="stop"))
     assert tokens(deltas) == ["See: "]
-
-
-@pytest.mark.parametrize(
-    ("pieces", "ends"),
-    [
-        (["{}"], [2]),
-        (["{", "}x"], [None, 1]),
-        (['{"a', "\\", '"}', '"', ":[1]}", "x"], [None, None, None, None, 5]),
-        (['{"}"'], [None]),
-        (['{"\\\\"', ':{"b":[{}]', "}}}"], [None, None, 2]),
-    ],
-)
-def test_an_object_ends_at_its_own_last_brace(pieces: list[str], ends: list[int | None]) -> None:
-    found = JsonObject()
-    assert [found.end_in(piece) for piece, _ in zip(pieces, ends, strict=False)] == ends
 
 
 @pytest.mark.parametrize(("text", "length"), [("", 0), ("x", 0), ("a<", 1), ("<to", 3), ("<tool_call>", 0), ("<<", 1)])

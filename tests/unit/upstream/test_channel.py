@@ -662,6 +662,28 @@ async def test_each_limit_has_its_own_name_and_the_upstream_is_left(
         await upstream.left(1)
 
 
+async def test_one_request_may_have_less_time_than_the_channel_gives() -> None:
+    async with serving([response(b"first")], [sse_head(), HANG], [response(b"third")]) as (upstream, channel):
+        await answer(channel)
+        exchange = await channel.send(b"POST", b"/", [], b"{}", within_s=SHORT)
+        began = now()
+        with pytest.raises(Stalled) as caught:
+            await exchange.read_all(1 << 30)
+        assert (caught.value.phase, [seen.connection for seen in upstream.requests]) == ("total", [1, 1])
+        assert now() - began < LONG
+        assert await answer(channel) == b"third"
+
+
+async def test_a_fresh_connection_is_made_although_one_is_pooled() -> None:
+    async with serving([response(b"first")], [response(b"second")], [response(b"third")]) as (upstream, channel):
+        await answer(channel)
+        fresh = await channel.send(b"POST", b"/", [], b"{}", is_fresh=True)
+        assert await fresh.read_all(1 << 30) == b"second"
+        assert channel.idle == 2
+        await answer(channel)
+        assert [seen.connection for seen in upstream.requests] == [1, 2, 2]
+
+
 async def test_a_limit_begins_again_with_each_exchange_on_a_kept_connection() -> None:
     limits = Timeouts(first_byte_s=0.2, idle_s=0.2)
     async with serving([response(b"ok")], [HANG], timeouts=limits) as (upstream, channel):

@@ -7,32 +7,33 @@ ends, the exchange with the engine is aborted in `finally`, which closes the soc
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from confide.engine.answer import Choice, Delta, EngineError, EngineEvent, LeftGrammar
+from confide.engine.answer import Choice, EngineEvent
+from confide.engine.completing import refuse_longer_prompts
 from confide.engine.grammar import Compiled, compile_grammar
-from confide.engine.shaping import SUPPORTED, Constraint, EngineFacts, Plan, plan, refuse_longer
-from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
+from confide.engine.shaping import Constraint, EngineFacts, Plan, plan, refuse_longer
+from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
+from confide.protocol.chat_messages import ImagePart
+from confide.protocol.completions import CompletionRequest, parse_completion
 from confide.protocol.serving import forwarded_body
 from confide.protocol.sse import DONE, Framer, SseError
-from confide.upstream.base import Claim, Head, Prompt, Tally, refuse_sessions
+from confide.upstream.base import Answering, Claim, Head, Prompt, SurfaceName, Tally, refuse_sessions
 from confide.upstream.channel import Channel, ChannelError, Stalled
 from confide.upstream.images import ImageFetcher
 from confide.upstream.kinds.chunks import AnswerParts, ChunkEncoder, usage_document
+from confide.upstream.kinds.generation import ENDED_EARLY, EngineBody, Generation, count, refused
+from confide.upstream.kinds.text_completion import CompletionAnswer
 
-PATH = b"/v1/chat/completions"
+CHAT_PATH = b"/v1/chat/completions"
 ERROR_MOST_BYTES = 64 * 1024
-STEPS_AHEAD = 64  # of several choices, while the client is slow to read
-NOT_HELD = "the model could not hold to the requested form; try again, or ask for a simpler one"
-ENDED_EARLY = "the model stopped before the end of its answer; try again"
-
-Step = tuple[Choice, list[Delta]]
-Steps = AsyncGenerator[Step, None]
+ASKED_MOST_BYTES = 16 * 1024 * 1024
+PROMPTING = ("messages", "chat_template_kwargs")  # members of an engine body that its template sees
 
 decode_event = msgspec.json.Decoder(EngineEvent).decode
 
@@ -52,13 +53,14 @@ class EngineSlots(Protocol):
     def check_room(self, wanted: int) -> None: ...
     async def acquire(self) -> None: ...
     def release(self) -> None: ...
+    async def pass_on(self) -> None: ...
 
 
 class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
-    supported_parameters = SUPPORTED
     reads_body = False
+    surfaces: frozenset[SurfaceName] = frozenset({"chat", "completions"})
     is_attested = True
     serving: Claim = "direct"
 
@@ -81,6 +83,7 @@ class EmbeddedUpstream:
         self._engine = engine
         self.slots = slots
         self._facts = facts
+        self.supported_parameters = facts.supported
         self._headers = ((b"authorization", b"Bearer " + api_key.encode()), (b"content-type", b"application/json"))
         self._max_n = max_n
         self.context_length = context_length
@@ -95,11 +98,23 @@ class EmbeddedUpstream:
         """There is no second hop. Raises SessionNotAccepted."""
         refuse_sessions(prompt.constraints)
 
-    async def accept(self, prompt: Prompt, _: str) -> "EmbeddedAnswer":
+    async def accept(self, prompt: Prompt, _: str) -> Answering:
         """Raises InvalidRequest, NotReady while the engine is down, LimitReached when the queue is full.
 
         Fetching images takes a while and the client may leave; a text model refuses them unfetched.
         """
+        return self._completion(prompt) if prompt.surface == "completions" else await self._chat(prompt)
+
+    def _completion(self, prompt: Prompt) -> CompletionAnswer:
+        asked = prompt.asked
+        request = asked if isinstance(asked, CompletionRequest) else parse_completion(prompt.body)
+        refuse_longer_prompts(request, self.context_length)
+        self._check_n(request.n)
+        self._check_room(request.n * len(request.prompts))
+        forwarded = forwarded_body(prompt.body, drop_constraints=prompt.constraints.stated, drop_empty_tool_calls=False)
+        return CompletionAnswer(self, request, prompt.head, digest_of(prompt, forwarded))
+
+    async def _chat(self, prompt: Prompt) -> "EmbeddedAnswer":
         asked = prompt.asked
         request = asked if isinstance(asked, ChatRequest) else parse_chat(prompt.body)
         messages = None
@@ -114,18 +129,19 @@ class EmbeddedUpstream:
             drop_empty_tool_calls=request.had_empty_tool_calls,
             messages=messages,
         )
-        is_same = forwarded is prompt.body
-        sha256 = prompt.sha256 if is_same else hashlib.sha256(forwarded).digest()
-        return self._accepted(request, prompt.head, sha256)
-
-    def _accepted(self, request: ChatRequest, head: Head, forwarded_sha256: bytes) -> "EmbeddedAnswer":
-        if request.n > self._max_n:
-            raise InvalidRequest(f"n must be at most {self._max_n} here", param="n")
+        self._check_n(request.n)
         refuse_longer(request, self.context_length)
         planned = plan(request, self._facts)
+        self._check_room(request.n)
+        return EmbeddedAnswer(self, planned, request, prompt.head, digest_of(prompt, forwarded))
+
+    def _check_n(self, n: int) -> None:
+        if n > self._max_n:
+            raise InvalidRequest(f"n must be at most {self._max_n} here", param="n")
+
+    def _check_room(self, choices: int) -> None:
         self._engine.check_ready()
-        self.slots.check_room(request.n)
-        return EmbeddedAnswer(self, planned, request, head, forwarded_sha256)
+        self.slots.check_room(choices)
 
     async def compiled(self, constraint: Constraint) -> Compiled | None:
         """The grammar, compiled beside the event loop, one at a time. Raises InvalidRequest."""
@@ -134,21 +150,57 @@ class EmbeddedUpstream:
         async with self._compiling:
             return await asyncio.to_thread(compile_grammar, constraint.grammar, param=constraint.param)
 
+    async def text_of(self, tokens: Sequence[int]) -> str:
+        """See text_completion.Tokenized.text_of."""
+        status, body = await self._ask(b"/detokenize", {"tokens": tokens})
+        if status != 200:
+            raise InvalidRequest("holds token ids that this model does not have", param="prompt")
+        return decoded(body, Detokenized).content
+
+    async def count_tokens(self, body: bytes) -> int:
+        """See base.TokenCounting. The engine writes and takes apart the prompt as it would to answer it."""
+        request = parse_chat(body)
+        if any(isinstance(part, ImagePart) for message in request.messages for part in message.content or ()):
+            raise InvalidRequest("the tokens of an image cannot be counted; leave images out", param="messages")
+        refuse_longer(request, self.context_length)
+        engine_body = plan(request, self._facts).bodies[0]
+        shown = {name: engine_body[name] for name in PROMPTING if name in engine_body}
+        status, answer = await self._ask(b"/apply-template", shown)
+        if status != 200:
+            raise refused(answer, "messages")
+        prompt = decoded(answer, Templated).prompt
+        status, answer = await self._ask(b"/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+        if status != 200:
+            raise refused(answer, "messages")
+        return len(decoded(answer, Tokenized).tokens)
+
+    async def _ask(self, path: bytes, body: EngineBody) -> tuple[int, bytes]:
+        """Status and body of what the engine answers at once, without a slot. Raises WireError."""
+        self._engine.check_ready()
+        try:
+            exchange = await self._channel.send(b"POST", path, self._headers, msgspec.json.encode(body))
+            try:
+                return exchange.status, await exchange.read_all(ASKED_MOST_BYTES)
+            finally:
+                exchange.abort()
+        except Stalled as error:
+            raise UpstreamTimeout("the model did not answer in time") from error
+        except ChannelError as error:
+            raise UpstreamFailed(ENDED_EARLY) from error
+
     async def events(
-        self, body: dict[str, object], begin: Callable[[], None]
+        self, path: bytes, body: EngineBody, begin: Callable[[], None], *, param: str
     ) -> AsyncGenerator[list[EngineEvent], None]:
-        """The engine's events for one request, as many as each read brings. Raises WireError; closing it frees the
-        slot at once. `begin` is called before the engine gets the first byte.
-        """
+        """See generation.Engine.events."""
         await self.slots.acquire()
         try:
             self._engine.check_ready()  # it may have died while this request waited
             begin()
             framer = Framer()
-            exchange = await self._channel.send(b"POST", PATH, self._headers, msgspec.json.encode(body))
+            exchange = await self._channel.send(b"POST", path, self._headers, msgspec.json.encode(body))
             try:
                 if exchange.status != 200:
-                    raise refused(await exchange.read_all(ERROR_MOST_BYTES))
+                    raise refused(await exchange.read_all(ERROR_MOST_BYTES), param)
                 while data := await exchange.read():
                     yield [decode_event(event.data) for event in framer.feed(data) if event.data != b"[DONE]"]
             finally:
@@ -159,6 +211,40 @@ class EmbeddedUpstream:
             raise UpstreamFailed(ENDED_EARLY) from error
         finally:
             self.slots.release()
+
+
+def digest_of(prompt: Prompt, forwarded: bytes) -> bytes:
+    """SHA-256 (32 bytes) of what is handed to inference."""
+    return prompt.sha256 if forwarded is prompt.body else hashlib.sha256(forwarded).digest()
+
+
+class Detokenized(msgspec.Struct):
+    """The engine's text of token ids."""
+
+    content: str
+
+
+class Templated(msgspec.Struct):
+    """The text that the model is given."""
+
+    prompt: str
+
+
+class Tokenized(msgspec.Struct):
+    """The token ids of a text."""
+
+    tokens: list[int]
+
+
+Answered = TypeVar("Answered")
+
+
+def decoded(body: bytes, kind: type[Answered]) -> Answered:
+    """Raises UpstreamFailed for what is no such answer."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UpstreamFailed(ENDED_EARLY) from error
 
 
 class EmbeddedAnswer:
@@ -173,15 +259,19 @@ class EmbeddedAnswer:
         self._plan = planned
         self._request = request
         self._head = head
+        self._generation = Generation(upstream, CHAT_PATH, planned.bodies, param="messages")
         self.forwarded_sha256 = forwarded_sha256
-        self.is_forwarded = False
+
+    @property
+    def is_forwarded(self) -> bool:
+        return self._generation.is_forwarded
 
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
         """The chunks of the event stream, without `[DONE]` (wire contract 2.7)."""
         tally.id = self._head.id
         encoder = ChunkEncoder(self._head, include_usage=self._request.include_usage)
         choices = await self._choices()
-        async with aclosing(self._all_steps(choices)) as steps:
+        async with aclosing(self._generation.steps(choices)) as steps:
             async for choice, deltas in steps:
                 data = encoder.encode(choice, deltas)
                 if data:
@@ -195,7 +285,7 @@ class EmbeddedAnswer:
         tally.id = self._head.id
         choices = await self._choices()
         parts = [AnswerParts(choice.index) for choice in choices]
-        async with aclosing(self._all_steps(choices)) as steps:
+        async with aclosing(self._generation.steps(choices)) as steps:
             async for choice, deltas in steps:
                 parts[choice.index].add(deltas)
         count(choices, tally)
@@ -226,94 +316,3 @@ class EmbeddedAnswer:
             )
             for index in range(len(planned.bodies))
         ]
-
-    def _all_steps(self, choices: list[Choice]) -> Steps:
-        if len(choices) == 1:
-            return self._steps(choices[0])
-        return self._interleaved(choices)
-
-    async def _steps(self, choice: Choice) -> Steps:
-        """One choice to its end. Raises WireError when the engine ends without saying how, or leaves the grammar."""
-        async with aclosing(self._upstream.events(self._plan.bodies[choice.index], self._begin)) as reads:
-            async for events in reads:
-                deltas, failure = advance(choice, events)
-                yield choice, deltas
-                if failure is not None:
-                    raise failure
-        if choice.finish_reason is None:
-            raise UpstreamFailed(ENDED_EARLY)
-
-    def _begin(self) -> None:
-        self.is_forwarded = True
-
-    async def _interleaved(self, choices: list[Choice]) -> Steps:
-        """Several choices as they come. The first failure ends all; leaving ends all."""
-        queue: asyncio.Queue[Step | asyncio.Task[None]] = asyncio.Queue()
-        room = asyncio.Semaphore(STEPS_AHEAD)  # not the queue's own size: the end of a task must always fit
-
-        async def pump(choice: Choice) -> None:
-            async with aclosing(self._steps(choice)) as steps:
-                async for step in steps:
-                    await room.acquire()
-                    queue.put_nowait(step)
-
-        pumps = [asyncio.create_task(pump(choice)) for choice in choices]
-        for task in pumps:
-            task.add_done_callback(queue.put_nowait)
-        try:
-            running = len(pumps)
-            while running:
-                item = await queue.get()
-                if isinstance(item, asyncio.Task):
-                    item.result()  # raises what ended it
-                    running -= 1
-                else:
-                    room.release()
-                    yield item
-        finally:
-            for task in pumps:
-                task.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-
-
-def advance(choice: Choice, events: list[EngineEvent]) -> tuple[list[Delta], WireError | None]:
-    """What several events are worth together, and what ended them before the last one, if anything did."""
-    deltas: list[Delta] = []
-    for event in events:
-        if event.error is not None:
-            return deltas, engine_error(event.error)
-        try:
-            deltas += choice.step(event)
-        except LeftGrammar:
-            return deltas, UpstreamFailed(NOT_HELD)
-    return deltas, None
-
-
-def count(choices: list[Choice], tally: Tally) -> None:
-    """The prompt once, the generated tokens of every choice."""
-    usages = [choice.usage for choice in choices if choice.usage is not None]
-    tally.prompt_tokens = usages[0].prompt_tokens if usages else 0
-    tally.completion_tokens = sum(usage.completion_tokens for usage in usages)
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    error: EngineError = EngineError()
-
-
-def refused(body: bytes) -> WireError:
-    """The engine's error response in our terms; its own text is not passed on."""
-    try:
-        return engine_error(msgspec.json.decode(body, type=Refusal).error)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return UpstreamFailed("the model could not take the request")
-
-
-def engine_error(error: EngineError) -> WireError:
-    """Too long a prompt and an image that does not decode are the caller's; the rest is ours (wire contract 4)."""
-    if error.type == "exceed_context_size_error":
-        return InvalidRequest(
-            f"the prompt has {error.n_prompt_tokens} tokens; this model takes {error.n_ctx}", param="messages"
-        )
-    if error.code == 400:
-        return InvalidRequest("the model could not take the request", param="messages")
-    return UpstreamFailed("the model failed while it answered; try again")

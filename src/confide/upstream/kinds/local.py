@@ -3,7 +3,7 @@
 It is part of what was measured, so there is no second hop and nothing of its own to verify.
 """
 
-from confide.upstream.base import Claim, Prompt, refuse_sessions
+from confide.upstream.base import CHAT, Claim, Prompt, SurfaceName, refuse_sessions
 from confide.upstream.health import Health
 from confide.upstream.kinds.relay import Relay, RelayedAnswer
 
@@ -17,7 +17,10 @@ class LocalUpstream:
     is_attested = True
     serving: Claim = "direct"
 
-    def __init__(self, relay: Relay, health: Health, *, description: str) -> None:
+    def __init__(
+        self, relay: Relay, health: Health, *, description: str, surfaces: frozenset[SurfaceName] = CHAT
+    ) -> None:
+        self.surfaces = surfaces
         self._relay = relay
         self._health = health
         self.description = description

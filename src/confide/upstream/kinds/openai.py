@@ -4,7 +4,7 @@ It is there only because its operator said `allow_unverified`, and it never gets
 """
 
 from confide.errors import SessionNotAccepted, UpstreamNotVerified
-from confide.upstream.base import Claim, Hop, Prompt, Unserved
+from confide.upstream.base import CHAT, Claim, Hop, Prompt, SurfaceName, Unserved
 from confide.upstream.health import Health
 from confide.upstream.kinds.relay import Relay, RelayedAnswer
 from confide.upstream.verified import NOT_PINNED, NOT_VERIFIED
@@ -21,7 +21,8 @@ class OpenAiUpstream:
     is_attested = False
     serving: Claim = "aggregator"
 
-    def __init__(self, name: str, relay: Relay, health: Health) -> None:
+    def __init__(self, name: str, relay: Relay, health: Health, *, surfaces: frozenset[SurfaceName] = CHAT) -> None:
+        self.surfaces = surfaces
         self.name = name
         self.description = f"{name}, not attested"
         self._relay = relay

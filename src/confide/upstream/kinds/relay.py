@@ -4,37 +4,46 @@ Entry: a body whose `model`, `stream` and constraints were read and no more; the
 of the engine's answer, but for what would name it (`kinds/unnamed.py`), with `usage` and the answer's `id` read beside
 the path. Headers of the engine are not passed on.
 
-An answer counts as whole when the engine says so: a buffered one by its length, a stream by `[DONE]`, or by a clean end
-after a choice has finished. Anything else is a failure. Until the first byte of an answer has left, it is the gateway's
-to ask another upstream (`Unserved`).
+An answer counts as whole when the engine says so: a buffered one by its length, a stream by its last event, or by a
+clean end after it has finished; how that looks on each surface is in `kinds/reading*.py`. Anything else is a failure.
+Until the first byte of an answer has left, it is the gateway's to ask another upstream (`Unserved`).
 """
 
 import asyncio
 import hashlib
 import hmac
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
 
-from confide.errors import ConfideError, NotReady, UpstreamFailed, UpstreamTimeout, WireError
+from confide.errors import NotReady, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
 from confide.protocol.sse import Cutter, Piece, SseError
-from confide.upstream.base import DONE, Prompt, Tally, Unserved
+from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved
 from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneFree, NotConnected, Stalled, WrongKey
 from confide.upstream.health import Health
+from confide.upstream.kinds.reading import Reading, StreamBroken
+from confide.upstream.kinds.reading_chat import ChatReading
+from confide.upstream.kinds.reading_embeddings import EmbeddingsReading
+from confide.upstream.kinds.reading_messages import MessagesReading
+from confide.upstream.kinds.reading_responses import ResponsesReading
 from confide.upstream.kinds.refusals import BUSY, FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
 from confide.upstream.kinds.unnamed import Unnamed
 
 ANSWER_MOST_BYTES = 256 * 1024 * 1024  # of a buffered body
 EVENT_MOST_BYTES = 8 * 1024 * 1024
-ID_MOST = 200
 END_WITHIN_S = 0.05  # after `[DONE]`, for the end of the body: then the connection can serve again
-FINISHED_AMONG = 8  # events from the end in which a choice says that it has finished
 ROOM_AFTER_S = 1  # when to ask again for one of the connections
 ENDED_EARLY = "the model stopped before the end of its answer; try again"
 JSON = (b"content-type", b"application/json")
+READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
+    "chat": lambda: ChatReading(b"/chat/completions"),
+    "completions": lambda: ChatReading(b"/completions"),
+    "embeddings": EmbeddingsReading,
+    "messages": MessagesReading,
+    "responses": ResponsesReading,
+}
 
 
 class Relay:
@@ -56,15 +65,15 @@ class Relay:
         self.channel = channel
         self.health = health
         self.base_path = base_path
-        self._path = base_path.encode() + b"/chat/completions"
+        self._base_path = base_path.encode()
         credential = () if api_key is None else ((b"authorization", b"Bearer " + api_key.encode()),)
         self._headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
         self.probe_headers = credential
         self._salt_key = salt_key
         self.on_wrong_key: Callable[[], None] | None = None
 
-    def accept(self, prompt: Prompt, model: str) -> "RelayedAnswer":
-        """The answer that is to be asked for. Sends nothing."""
+    def accept(self, prompt: Prompt, model: str, *, within_s: float | None = None) -> "RelayedAnswer":
+        """The answer that is to be asked for. Sends nothing. `within_s`: the longest that it may take."""
         asked = prompt.asked if isinstance(prompt.asked, RelayedRequest) else parse_relayed(prompt.body)
         body = relayed_body(
             prompt.body,
@@ -74,11 +83,17 @@ class Relay:
             cache_salt=self._salt(prompt.tenant),
         )
         sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
-        return RelayedAnswer(self, body, sha256, Unnamed(asked.model if model != asked.model else None))
+        reading = READINGS[prompt.surface]()
+        unnamed = Unnamed(asked.model if model != asked.model else None, inside=reading.inside)
+        return RelayedAnswer(
+            self, body, sha256, reading, unnamed, is_fresh=prompt.is_connection_suspect, within_s=within_s
+        )
 
-    async def send(self, body: bytes) -> Exchange:
-        """Raises ChannelError."""
-        return await self.channel.send(b"POST", self._path, self._headers, body)
+    async def send(self, path: bytes, body: bytes, *, is_fresh: bool, within_s: float | None) -> Exchange:
+        """`path`: of the surface, below that of the API. See Channel.send."""
+        return await self.channel.send(
+            b"POST", self._base_path + path, self._headers, body, is_fresh=is_fresh, within_s=within_s
+        )
 
     def _salt(self, tenant: bytes) -> str | None:
         """The same for every request of a tenant, and nobody else's: from a secret, and from nothing that it sends."""
@@ -87,49 +102,38 @@ class Relay:
         return hmac.digest(self._salt_key, b"cache_salt" + tenant, "sha256").hex()
 
 
-class StreamBroken(ConfideError):
-    """The stream ended and was not whole, or says itself that it failed."""
-
-
-class Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class Told(msgspec.Struct):
-    """What is read of an answer, or of one event of it. Members of other types than these count as absent."""
-
-    id: msgspec.Raw = msgspec.Raw()
-    usage: msgspec.Raw = msgspec.Raw()
-    error: msgspec.Raw = msgspec.Raw()
-    choices: msgspec.Raw = msgspec.Raw()
-
-
-decode_told = msgspec.json.Decoder(Told).decode
-decode_usage = msgspec.json.Decoder(Usage | None).decode
-
-
 class RelayedAnswer:
     """One request on its way to the engine, and its answer back."""
 
-    def __init__(self, relay: Relay, body: bytes, sha256: bytes, unnamed: Unnamed) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        body: bytes,
+        sha256: bytes,
+        reading: Reading,
+        unnamed: Unnamed,
+        *,
+        is_fresh: bool,
+        within_s: float | None,
+    ) -> None:
+        self._is_fresh = is_fresh
+        self._within_s = within_s
         self._relay = relay
         self._body = body
+        self._reading = reading
         self._unnamed = unnamed
         self.forwarded_sha256 = sha256
         self.is_forwarded = False
-        self.last = DONE
+        self.last = b"" if reading.last is None else reading.last
+        self.events = 0  # numbered ones that were passed on; none where the surface does not number them
         self._is_done = False
-        self._latest: deque[bytes] = deque(maxlen=FINISHED_AMONG)
 
     async def complete(self, tally: Tally) -> bytes:
         """The body of the buffered response. Raises Unserved, RefusedByUpstream."""
         exchange = await self._begin()
         try:
             body = await exchange.read_all(ANSWER_MOST_BYTES)
-            told = decode_told(body)  # of a body that is not whole this fails, however its end looked
-            require_choices(told)
-            note(told, tally)
+            self._reading.whole(body, tally)  # of a body that is not whole this fails, however its end looked
             body = self._unnamed.body(body)
         except (
             ChannelError,
@@ -146,7 +150,7 @@ class RelayedAnswer:
         return body
 
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
-        """Whole events as they came, without `[DONE]`. Raises Unserved before the first, WireError after it."""
+        """Whole events as they came, without the last. Raises Unserved before the first, WireError after it."""
         exchange = await self._begin()
         cutter = Cutter(max_event_bytes=EVENT_MOST_BYTES)
         has_begun = False
@@ -154,7 +158,7 @@ class RelayedAnswer:
             require_event_stream(exchange)
             while not self._is_done and (data := await exchange.read()):
                 if out := self._passed(cutter.feed(data), tally):
-                    has_begun = True
+                    has_begun, self.events = True, self._reading.events
                     yield out
             if self._is_done:
                 await rest(exchange)
@@ -173,7 +177,9 @@ class RelayedAnswer:
         """Send it, and have a response with status 200. Raises Unserved, or what the engine has against the request."""
         self.is_forwarded = True  # also while it connects: who leaves meanwhile cannot know how far that was
         try:
-            exchange = await self._relay.send(self._body)
+            exchange = await self._relay.send(
+                self._reading.path, self._body, is_fresh=self._is_fresh, within_s=self._within_s
+            )
         except ChannelError as error:
             self.is_forwarded = not is_before_sending(error)
             raise self._failure(error) from error
@@ -194,36 +200,29 @@ class RelayedAnswer:
         raise failure
 
     def _passed(self, pieces: list[Piece], tally: Tally) -> bytes:
-        """The bytes to write for these events, up to `[DONE]`. Raises StreamBroken for an event that is an error."""
+        """The bytes to write for these events, up to the last. Raises StreamBroken for an event that is an error."""
         out: list[bytes] = []
         for piece in pieces:
             raw, data = piece
             if data is None:
                 out.append(raw)
-            elif data == b"[DONE]":
+            elif data == b"[DONE]" and self._reading.last is not None:
                 self.last, self._is_done = raw, True
                 break
             else:
-                self._read(data, tally)
-                out.append(self._unnamed.event(raw, data))
+                is_last = self._reading.event(data, tally)
+                raw = self._unnamed.event(raw, data)
+                if is_last:
+                    self.last, self._is_done = raw, True
+                    break
+                out.append(raw)
         return b"".join(out) if len(out) != 1 else out[0]
 
-    def _read(self, data: bytes, tally: Tally) -> None:
-        """What is to be known of one event, found without decoding the others."""
-        is_error = b'"error"' in data and b'"choices"' not in data
-        if is_error or tally.id is None or (b'"usage"' in data and b'"usage":null' not in data):
-            told = decode_told(data)
-            if told.error and told.error != b"null":
-                raise StreamBroken("the engine says that it failed")
-            note(told, tally)
-        self._latest.append(data)
-
     def _require_whole(self, exchange: Exchange, tail: bytes) -> None:
-        """The body is over and no `[DONE]` came. Raises StreamBroken unless its end can be told from a cut."""
-        if tail.strip() in (b"data: [DONE]", b"data:[DONE]"):
+        """The body is over and no last event came. Raises StreamBroken unless its end can be told from a cut."""
+        if self._reading.last is not None and tail.strip() in (b"data: [DONE]", b"data:[DONE]"):
             return
-        has_finished = any(has_finish_reason(data) for data in self._latest)
-        if tail.strip() or exchange.delimited_by_close or not has_finished:
+        if tail.strip() or exchange.delimited_by_close or not self._reading.has_finished:
             raise StreamBroken("the stream ended before its last event")
 
     def _failure(self, error: Exception) -> Unserved | WireError:
@@ -255,12 +254,6 @@ def is_before_sending(error: ChannelError) -> bool:
     return isinstance(error, NotConnected) or (isinstance(error, Stalled) and error.phase == "connect")
 
 
-def require_choices(told: Told) -> None:
-    """Raises StreamBroken for what is no answer, an error with status 200 for example."""
-    if not told.choices:
-        raise StreamBroken("an answer without choices")
-
-
 def require_event_stream(exchange: Exchange) -> None:
     """Raises StreamBroken for a whole body where a stream was asked for: it would be passed on as one that broke."""
     kinds = [value for name, value in exchange.headers if name == b"content-type"]
@@ -274,31 +267,3 @@ async def rest(exchange: Exchange) -> None:
         async with asyncio.timeout(END_WITHIN_S):
             while await exchange.read():
                 pass
-
-
-def note(told: Told, tally: Tally) -> None:
-    """Read the id and the tokens, as far as they are there."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
-        answer_id = msgspec.json.decode(told.id, type=str) if told.id and tally.id is None else None
-        if answer_id is not None and len(answer_id) <= ID_MOST:
-            tally.id = answer_id
-    with suppress(msgspec.DecodeError):
-        usage = decode_usage(told.usage) if told.usage else None
-        if usage is not None:
-            tally.prompt_tokens = usage.prompt_tokens or tally.prompt_tokens
-            tally.completion_tokens = usage.completion_tokens or tally.completion_tokens
-
-
-class FinishOf(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class Finish(msgspec.Struct):
-    choices: list[FinishOf] = []
-
-
-def has_finish_reason(data: bytes) -> bool:
-    """Whether a choice says in this event that it has finished."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return any(choice.finish_reason for choice in msgspec.json.decode(data, type=Finish).choices)
-    return False

@@ -1,0 +1,1 @@
+"""One file a surface of the prompt path."""
