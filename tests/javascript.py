@@ -1,7 +1,7 @@
 """The tests that are written in JavaScript (tests/js), run by Node against a service that a test started.
 
-    ended = run(node, "openai", service.url, MODEL)
-    assert ended["models are listed and retrieved"] is None
+ended = run(node, "openai", service.url, MODEL)
+assert ended["models are listed and retrieved"] is None
 """
 
 import os
