@@ -26,7 +26,7 @@ def names(file: str) -> list[str]:
 def run(node: Path, file: str, url: str, model: str, *, key: str = "any", only: str = ".") -> dict[str, str | None]:
     """Run that file's tests, those whose names match `only`: for each, None where it passed, else what it said."""
     environ = {**os.environ, "CONFIDE_URL": url, "CONFIDE_MODEL": model, "CONFIDE_KEY": key}
-    command = [node, "--test", "--test-reporter=junit", f"--test-name-pattern={only}", script(file)]
+    command = [str(node), "--test", "--test-reporter=junit", f"--test-name-pattern={only}", str(script(file))]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=RUN_WITHIN_S)
     assert not done.stderr, done.stderr
     ended = {}
