@@ -22,6 +22,7 @@ BENCHES = {
     "client": "bench.client",
     "imports": "bench.importing",
     "embedded": "bench.embedded",
+    "vectors": "bench.vectors",
 }
 BY_NAME = {**BENCHES, "peers": "bench.peers", "million": "bench.million"}  # the last two only when asked for
 

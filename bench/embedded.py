@@ -23,7 +23,7 @@ from confide.engine import catalogue, gguf, pull
 from confide.engine.shaping import EngineFacts, plan, special_pattern
 from confide.engine.supervisor import default_threads, worker_environment
 from confide.engine.worker import Settings
-from confide.gateway.service import template_for
+from confide.gateway.engines import template_for
 from confide.protocol.chat import parse_chat
 
 RATIO = Budget(0.97, at_least=True)
@@ -107,7 +107,8 @@ def weights_home() -> Path:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / ".gitignore").write_text("*\n")
     with reporting() as shown:
-        pull.install(home, catalogue.PINNED[0], shown)
+        for weights in catalogue.PINNED:  # the service loads both
+            pull.install(home, weights, shown)
     return home
 
 
@@ -152,6 +153,13 @@ def service(directory: Path, shared: Path, size: Size) -> Iterator[Speaker]:
 def engine(directory: Path, shared: Path, size: Size) -> Iterator[Speaker]:
     """The engine's process as the service starts it, asked what the gateway asks it."""
     settings = engine_settings(directory, shared)
+    with worker(settings):
+        yield Speaker("engine", settings.socket_path, post(engine_body(shared, size), key=ENGINE_KEY))
+
+
+@contextlib.contextmanager
+def worker(settings: Settings) -> Iterator[None]:
+    """The engine's process with one model, ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", "confide.engine.worker"],
         stdin=subprocess.PIPE,
@@ -162,11 +170,11 @@ def engine(directory: Path, shared: Path, size: Size) -> Iterator[Speaker]:
     try:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        process.stdin.write(msgspec.json.encode([settings]) + b"\n")
         process.stdin.flush()
         if process.stdout.readline() != b"ready\n":
             raise BenchFailed("the engine did not start")
-        yield Speaker("engine", settings.socket_path, post(engine_body(shared, size), key=ENGINE_KEY))
+        yield
     finally:
         process.kill()
         process.communicate()

@@ -48,9 +48,11 @@ class Answer:
         return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
-def post(body: bytes, *, key: str | None = None, headers: Sequence[str] = ()) -> bytes:
-    """A chat request as bytes."""
-    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: bench", "Content-Type: application/json"]
+def post(
+    body: bytes, *, key: str | None = None, headers: Sequence[str] = (), path: str = "/v1/chat/completions"
+) -> bytes:
+    """A request as bytes, of chat unless `path` says otherwise."""
+    lines = [f"POST {path} HTTP/1.1", "Host: bench", "Content-Type: application/json"]
     lines += [f"Authorization: Bearer {key}"] if key else []
     lines += headers
     lines.append(f"Content-Length: {len(body)}")

@@ -5,7 +5,7 @@
 #
 #   BASE_DIGEST      digest of the base image; docs/deploy.md says how to look it up
 #   BASE_IMAGE       its repository, without tag
-#   WEIGHTS          weights to bake in, an id of `confide models list`
+#   WEIGHTS          weights to bake in, ids of `confide models list` with spaces between them
 #   SOURCE_REPO_URL  where the source is; by default that of the remote "origin"
 #   SOURCE           "commit" (default): what HEAD holds. "worktree": what lies here, for a rehearsal
 #   EXPECT           a digest that both have to have, such as a published one

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def engine_home() -> Path:
-    """A state directory with SmolLM2 installed and checked; fetched once, kept between runs.
+    """A state directory with the pinned models installed and checked; fetched once, kept between runs.
 
     CONFIDE_TEST_HOME, or `.cache/confide-test-home` in the repository. Tests read from it and change nothing.
     """
@@ -25,7 +25,8 @@ def engine_home() -> Path:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / ".gitignore").write_text("*\n")
     try:
-        pull.install(home, catalogue.PINNED[0])
+        for weights in catalogue.PINNED:
+            pull.install(home, weights)
     except CannotTell as error:
         if os.environ.get("CI"):
             raise  # a run that is to decide may not pass on tests that it left out

@@ -29,6 +29,7 @@ from confide.client.pinning import pinned_context
 from confide.config import Config, Model
 from confide.engine.shaping import EngineFacts, special_pattern
 from confide.engine.slots import Slots
+from confide.engine.wordpiece import WordPiece
 from confide.errors import NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
@@ -52,10 +53,14 @@ from confide.telemetry.logs import Log
 from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.images import ImageFetcher, ImageLimits
 from confide.upstream.kinds.embedded import EmbeddedUpstream
+from confide.upstream.kinds.embedded_embeddings import EmbeddedEmbeddings
 from scripted import LAST_CHUNK, Script, ScriptedUpstream, chunk, sse_head
 
 MODEL = "vendor/model"
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+VECTOR_CONTEXT, VECTOR_LENGTH = 300, 4  # of the embedding models
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2581hello", "\u2581world", "s")
+TOKENIZER = WordPiece(WORDS)
 
 
 @dataclass
@@ -78,6 +83,7 @@ class ScriptedGateway:
     engine: ScriptedUpstream
     switch: EngineSwitch
     slots: Slots
+    vector_slots: Slots
     channel: Channel
     store: SqliteStore
     attester: Attester
@@ -142,10 +148,12 @@ async def serving_scripted(
     tls_spki_sha256: bytes | None = None,
     now: Callable[[], float] = time.time,
     attester: Attester | None = None,
+    tokenizer: WordPiece | None = TOKENIZER,
 ) -> AsyncIterator[ScriptedGateway]:
     """A gateway in front of an engine that follows `scripts`. `home`: an empty directory of the test's.
 
     `now`: the clock of keysets and receipts, in Unix seconds. `attester`: the simulated one, unless it is given.
+    `tokenizer`: of the embedding models.
     """
     config = config or Config(model=(Model(id=MODEL, aliases=("alias/model",), upstream_model="scripted"),))
     written, switch, lifecycle = io.StringIO(), EngineSwitch(), Lifecycle()
@@ -173,12 +181,25 @@ async def serving_scripted(
             if any("image" in model.modalities for model in config.model)
             else None,
         )
+        vector_slots = Slots(1, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s)
+        vectors = EmbeddedEmbeddings(
+            channel=channel,
+            engine=switch,
+            slots=vector_slots,
+            api_key="engine-key",
+            tokenizer=tokenizer,
+            context_length=VECTOR_CONTEXT,
+            vector_length=VECTOR_LENGTH,
+            token_count=TOKENIZER.size,
+            description="scripted",
+        )
         gateway = Gateway(
             config=config,
             attester=attester,
             authenticator=authenticator,
             models_served=ModelTable(
-                ServedModel.by(model, upstream, created=1, simulated=True) for model in config.model
+                ServedModel.by(model, vectors if model.kind == "embeddings" else upstream, created=1, simulated=True)
+                for model in config.model
             ),
             store=store,
             lifecycle=lifecycle,
@@ -192,7 +213,19 @@ async def serving_scripted(
         any_key = pinned_context(None)  # the default loads every public root
         client = await closing.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=20, verify=any_key))
         yield ScriptedGateway(
-            url, client, engine, switch, slots, channel, store, attester, lifecycle, authenticator, written, gateway
+            url,
+            client,
+            engine,
+            switch,
+            slots,
+            vector_slots,
+            channel,
+            store,
+            attester,
+            lifecycle,
+            authenticator,
+            written,
+            gateway,
         )
 
 

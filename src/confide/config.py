@@ -230,6 +230,7 @@ class Model(Section, frozen=True, kw_only=True):
     """`[[model]]`: one id that clients may ask for."""
 
     id: ModelId
+    kind: Literal["chat", "embeddings"] = "chat"
     aliases: tuple[ModelId, ...] = ()
     # Plain texts: a pattern beside an array in one union makes msgspec 0.22 free it twice. Names are looked up anyway.
     upstream: str | Annotated[tuple[str | Choice, ...], msgspec.Meta(min_length=1)] = EMBEDDED
@@ -240,6 +241,7 @@ class Model(Section, frozen=True, kw_only=True):
     description: str | None = None
     provider: str = "confide"
     context_length: Positive | None = None
+    vector_length: Positive | None = None  # of an embedding model that runs elsewhere, for the catalogue
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     projector: FilePath | None = None  # GGUF file of the image projector, needed with "image"
     pricing: Pricing = Pricing()
@@ -268,7 +270,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     limits: Limits = Limits()
     engine: Engine = Engine()
     upstream: tuple[Upstream, ...] = ()
-    model: tuple[Model, ...] = (Model(id="confide/smollm2-135m", upstream_model="smollm2-135m"),)
+    model: tuple[Model, ...] = (
+        Model(id="confide/smollm2-135m", upstream_model="smollm2-135m"),
+        Model(id="confide/all-minilm-l6-v2", kind="embeddings", upstream_model="all-minilm-l6-v2"),
+    )
 
     @property
     def upstreams(self) -> Mapping[str, Upstream]:
@@ -607,12 +612,35 @@ def check_choices(model: Model, config: Config) -> None:
             f'[[model]] {model.id}: modality "image" and projector go together; got only one of them',
             remedy='Set modalities = ["text", "image"] and projector = "FILE.gguf", or neither.',
         )
+    check_vectors(model, config)
     unattested = [name for name in names if config.upstreams[name].kind == "openai"]
     if (model.tee_only or config.server.tee_only) and len(unattested) == len(names):
         raise ConfigError(
             f"[[model]] {model.id}: tee_only is set, and every upstream that it names is of kind openai",
             remedy="Name an attested upstream, or leave tee_only out.",
         )
+
+
+def check_vectors(model: Model, config: Config) -> None:
+    """What goes together with the kind of a model. Raises ConfigError."""
+    if model.kind == "chat":
+        if model.vector_length is not None:
+            raise ConfigError(
+                f'[[model]] {model.id}: vector_length is for kind = "embeddings"',
+                remedy="Leave it out, or set the kind.",
+            )
+        return
+    if model.modalities != ("text",):
+        raise ConfigError(
+            f"[[model]] {model.id}: an embedding model takes text alone", remedy="Leave modalities and projector out."
+        )
+    for name in (choice.name for choice in model.choices):
+        upstream = config.upstreams[name]
+        if upstream.kind != "embedded" and "embeddings" not in upstream.surfaces:
+            raise ConfigError(
+                f'[[model]] {model.id}: got kind = "embeddings", and upstream {name} does not have this surface',
+                remedy='Put "embeddings" among its surfaces, or name another upstream.',
+            )
 
 
 def check_upstream(upstream: Upstream) -> None:

@@ -101,7 +101,8 @@ def test_a_fresh_machine_has_nothing_wrong_and_stays_as_it_is(tmp_path: Path) ->
     status, found = findings(tmp_path / "home")
     assert status == 0, found
     expected = ["Python", "platform", "libgomp", "engine", "clock", "configuration", "TEE", "GPU", "state directory"]
-    assert list(found) == [*expected, "files", "port", "store", "API keys", "weights smollm2-135m", "cores", "memory"]
+    weights = ["weights smollm2-135m", "weights all-minilm-l6-v2"]
+    assert list(found) == [*expected, "files", "port", "store", "API keys", *weights, "cores", "memory"]
     assert (found["weights smollm2-135m"]["status"], found["engine"]["status"]) == ("warn", "ok")
     assert "confide models pull smollm2-135m" in found["weights smollm2-135m"]["remedy"]
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +151,7 @@ def test_it_works_while_a_server_runs_on_the_same_state_directory(tmp_path: Path
         status, found = findings(home, CONFIDE_SERVER_PORT=number)
         assert status == 0, found
         assert f"process {server.process.pid} serves" in found["port"]["found"]
-        assert found["weights smollm2-135m"]["status"] == "ok"
+        assert found["weights smollm2-135m"]["status"] == found["weights all-minilm-l6-v2"]["status"] == "ok"
         assert server.terminate() == 0
 
 

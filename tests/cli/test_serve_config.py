@@ -204,7 +204,11 @@ def test_secrets_are_masked(key: str, value: object, shown: object) -> None:
         ("[server]\ndomain = 'a.example'", (), 'tls is not "attested"'),
         ("[server]\ntls_cert = 'c.pem'\ntls_key = 'k.pem'", (), "tls_cert c.pem: cannot be read"),
         (MODEL + "modalities = ['image']\nprojector = 'none.gguf'", (), "projector none.gguf: cannot be read"),
-        ('[[model]]\nid = "a"\nupstream_model = "gpt-9"', (), "unknown weights 'gpt-9', expected one of: smollm2-135m"),
+        (
+            '[[model]]\nid = "a"\nupstream_model = "gpt-9"',
+            (),
+            "unknown weights 'gpt-9', expected one of: all-minilm-l6-v2, smollm2-135m",
+        ),
         ("[server]\nhost = 'no.such.host.invalid'", (), "no such address"),
     ],
     ids=lambda value: value.replace("\n", " ") if isinstance(value, str) else "",

@@ -152,7 +152,8 @@ def test_a_file_that_is_no_whole_gguf_is_not_added(home: Path, tmp_path: Path, c
 @pytest.mark.engine
 def test_corrupted_pinned_weights_and_the_same_start_with_whole_ones(ready: Path, engine_home: Path) -> None:
     (ready / "models").unlink()
-    shutil.copytree(engine_home / "models" / "smollm2-135m", ready / "models" / "smollm2-135m")
+    for name in ("smollm2-135m", "all-minilm-l6-v2"):
+        shutil.copytree(engine_home / "models" / name, ready / "models" / name)
     (file,) = (ready / "models" / "smollm2-135m").glob("*.gguf")
     with file.open("r+b") as opened:
         opened.seek(50_000_000)

@@ -21,7 +21,7 @@ import confide
 from confide.engine import catalogue, gguf
 from confide.engine.supervisor import Supervisor, new_api_key, socket_directory
 from confide.engine.worker import Settings
-from confide.gateway.service import template_for
+from confide.gateway.engines import template_for
 from confide.telemetry.logs import Log
 from running import CONFIDE, Running, home_with_weights, running
 from sdk.builders import HELLO, NAMED, WEATHER, WEATHER_TOOL, Fruit, function_call
@@ -140,7 +140,7 @@ async def engine(engine_home: Path, tmp_path: Path) -> AsyncIterator[Settings]:
         projector_path=None,
         alias="tiny-engine",
     )
-    supervisor = Supervisor(settings, before_start=lambda: None, log=Log())
+    supervisor = Supervisor([settings], before_start=lambda: None, log=Log())
     await supervisor.start()
     try:
         yield settings

@@ -3,7 +3,11 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from confide.config import Config
 from confide.errors import ConfigError
+from confide.gateway.reload import require_reloadable
 from relay_app import DONE, answered, completion, delta, local, model, parsed, serving_upstreams
 from scripted import LAST_CHUNK, Script, ScriptedUpstream, chunk, sse_head
 
@@ -84,3 +88,13 @@ async def test_a_file_that_does_not_parse_changes_nothing(tmp_path: Path) -> Non
             reload._reread = reread  # type: ignore[assignment]  # what a file that does not parse does
             assert (await reload()).error == "[[model]]: no"
             assert (await gateway.post()).status_code == 200
+
+
+def test_a_loaded_model_stays_of_its_kind(tmp_path: Path) -> None:
+    entry = '[[model]]\nid = "m"\nupstream_model = "all-minilm-l6-v2"\n'
+    chat, vectors = parsed(tmp_path, entry), parsed(tmp_path, entry + 'kind = "embeddings"\n')
+    require_reloadable(vectors, vectors)
+    with pytest.raises(ConfigError, match="neither loads nor unloads"):
+        require_reloadable(chat, vectors)
+    with pytest.raises(ConfigError, match="confide/all-minilm-l6-v2"):
+        require_reloadable(Config(), Config(model=Config().model[:1]))

@@ -33,9 +33,9 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 class Guest:
     """One generation that wants a slot. `deadline`: loop time at which it gives up."""
 
-    def __init__(self, loop: SteppedLoop, slots: Slots) -> None:
+    def __init__(self, loop: SteppedLoop, slots: Slots, *, passes_on: bool = False) -> None:
         self.deadline = loop.now + TIMEOUT_S
-        self.task = loop.create_task(slots.acquire())
+        self.task = loop.create_task(slots.pass_on() if passes_on else slots.acquire())
 
     @property
     def has_slot(self) -> bool:
@@ -101,6 +101,18 @@ class SlotsMachine(RuleBasedStateMachine):
         self.slots.release()
         self.grant_next()
         self.loop.settle()
+
+    @precondition(lambda self: self.served)
+    @rule(position=positions)
+    def pass_on(self, position: int) -> None:
+        self.served.pop(position % len(self.served))
+        again = Guest(self.loop, self.slots, passes_on=True)
+        self.loop.settle()
+        if self.queue:
+            self.grant_next()
+            self.queue.append(again)  # also beyond the places that there are
+        else:
+            self.served.append(again)
 
     @precondition(lambda self: self.queue)
     @rule(position=positions)

@@ -179,3 +179,12 @@ def test_embedded_model_writes_the_same_through_the_service_as_alone(engine_home
     assert ratio["name"] == "embedded model, tokens/s: service / engine alone"
     assert ratio["budget"] == {"limit": 0.97, "at_least": True}
     assert all(speed["value"] > 0 for speed in speeds)
+
+
+@pytest.mark.engine
+def test_embedded_vectors_are_the_same_through_the_service_as_alone(engine_home: Path) -> None:
+    rows = measured("vectors")
+
+    ratios = [row for row in rows if row["unit"] == "×"]
+    assert [row["budget"] for row in ratios] == [{"limit": 0.97, "at_least": True}] * 2
+    assert all(row["value"] > 0 for row in rows)

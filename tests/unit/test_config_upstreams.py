@@ -12,6 +12,9 @@ ACI = '[[upstream]]\nname = "b"\nkind = "aci"\nbase_url = "https://b.example.com
 OPENAI = '[[upstream]]\nname = "c"\nkind = "openai"\nbase_url = "https://c.example.com/v1"\nallow_unverified = true\n'
 
 
+VECTORS = 'kind = "embeddings"\n'
+
+
 def model(upstream: str, more: str = "") -> str:
     return f'[[model]]\nid = "m"\nupstream = {upstream}\n{more}'
 
@@ -67,6 +70,10 @@ def test_a_local_engine_is_near(tmp_path: Path, url: str) -> None:
         (LOCAL + ACI + model('["a", "b"]'), ["local", "aci", "second hop"]),
         (ACI + model('"b"') + '[[model]]\nid = "n"\nupstream_model = "smollm2-135m"\n', ["embedded", "aci"]),
         (LOCAL, ["[[upstream]] a", "no model names it"]),
+        (LOCAL + model('"a"', 'kind = "words"\n'), ["number 1, kind", "'words'", "chat, embeddings"]),
+        (LOCAL + model('"a"', "vector_length = 8\n"), ["[[model]] m", "vector_length", "embeddings"]),
+        (LOCAL + model('"a"', VECTORS + 'modalities = ["text", "image"]\n'), ["[[model]] m", "takes text alone"]),
+        (LOCAL + 'surfaces = ["chat"]\n' + model('"a"', VECTORS), ["[[model]] m", "upstream a", "this surface"]),
         (LOCAL + LOCAL + model('"a"'), ["[[upstream]] a", "twice"]),
         (LOCAL + model('"other"'), ["[[model]] m", "'other'", "embedded, a"]),
         (LOCAL + model('["a", "a"]'), ["[[model]] m", "a is given twice"]),
@@ -115,3 +122,18 @@ def test_a_key_or_root_that_is_not_there_is_found_before_anything_slow(tmp_path:
     ):
         with pytest.raises(ConfigError, match=r"\[\[upstream\]\]"):
             config.check_files(load(tmp_path, text))
+
+
+def test_without_a_file_there_is_a_model_to_chat_with_and_one_for_embeddings() -> None:
+    models = config.load(None, environ={}).model
+    assert [(each.kind, each.weights) for each in models] == [
+        ("chat", "smollm2-135m"),
+        ("embeddings", "all-minilm-l6-v2"),
+    ]
+
+
+def test_a_model_of_vectors_may_run_anywhere(tmp_path: Path) -> None:
+    [only] = load(tmp_path, LOCAL + model('"a"', VECTORS + "vector_length = 1024\n")).model
+    assert (only.kind, only.vector_length) == ("embeddings", 1024)
+    [only] = load(tmp_path, '[[model]]\nid = "m"\nupstream_model = "all-minilm-l6-v2"\n' + VECTORS).model
+    assert only.kind == "embeddings"

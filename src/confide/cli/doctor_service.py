@@ -15,6 +15,7 @@ from confide.engine.manifest import Weights
 from confide.engine.progress import Progress
 from confide.engine.supervisor import default_threads
 from confide.errors import ConfideError, ConfigError
+from confide.gateway.engines import check_kind
 from confide.gateway.service import bound_socket
 
 KEY_OR_VALUE_BYTES = 2  # an element of the KV cache, f16
@@ -66,6 +67,7 @@ def weights(model: Model, home: Path, progress: Progress) -> Finding:
     try:
         installed = catalogue.verify_weights(catalogue.find(home, model.weights), progress)
         metadata = gguf.read_metadata(installed.path)
+        check_kind(model, metadata)
     except catalogue.NotInstalled as missing:
         return to_fetch(check, missing.weights, home)
     except ConfideError as error:
@@ -121,10 +123,14 @@ def memory(config: Config, home: Path, available_bytes: int | None) -> Finding:
 
 
 def model_bytes(model: Model, engine: Engine, home: Path) -> int:
-    """Weights, and a KV cache of slots × context. Raises ConfideError where the weights cannot be read."""
+    """Weights, and where text is generated a KV cache of slots × context. Raises ConfideError where the weights cannot
+    be read.
+    """
     installed = catalogue.find(home, model.weights)
-    context = gguf.read_metadata(installed.path).context_length or engine.context_length
-    tokens = engine.slots * min(engine.context_length, context)
+    metadata = gguf.read_metadata(installed.path)
+    if metadata.makes_vectors:
+        return installed.weights.size
+    tokens = engine.slots * min(engine.context_length, metadata.context_length or engine.context_length)
     return installed.weights.size + tokens * kv_bytes_a_token(installed.path)
 
 

@@ -36,20 +36,26 @@ def list_weights(json: Annotated[bool, typer.Option("--json", help="One JSON arr
 def row(entry: Entry) -> dict[str, Any]:
     """An entry as a JSON object; what a damaged record hides is null."""
     weights = entry.weights
-    known = ("size", "sha256", "licence", "context_length", "source")
+    known = ("kind", "size", "sha256", "licence", "context_length", "source")
     facts = {name: getattr(weights, name, None) for name in known}
     return {"id": entry.id, "installed": entry.state == "installed", "state": entry.state, **facts}
 
 
 def table(entries: list[Entry]) -> Table:
-    drawn = Table("id", "installed", "size", "licence", "context", "source", box=None, header_style="bold")
+    drawn = Table("id", "installed", "for", "size", "licence", "context", "source", box=None, header_style="bold")
     for entry in entries:
         weights = entry.weights
         state = {"installed": "yes", "available": "no"}.get(entry.state, entry.state)
         facts = (
-            (megabytes(weights.size), weights.licence or "-", str(weights.context_length or "-"), weights.source)
+            (
+                weights.kind,
+                megabytes(weights.size),
+                weights.licence or "-",
+                str(weights.context_length or "-"),
+                weights.source,
+            )
             if weights
-            else ("-", "-", "-", "-")
+            else ("-", "-", "-", "-", "-")
         )
         drawn.add_row(entry.id, state, *facts)
     return drawn
@@ -92,6 +98,7 @@ def remove(id: Annotated[str, typer.Argument(help="An installed id.")]) -> None:
 def say_installed(installed: Installed) -> None:
     weights, metadata = installed.weights, gguf.read_metadata(installed.path)
     context = f", context {weights.context_length}" if weights.context_length else ""
-    print(f"{weights.id} is installed: {metadata.architecture}{context}, sha256 {weights.sha256}")
-    if not (metadata.chat_template or weights.template):
+    made = f", vectors of {metadata.embedding_length} numbers" if metadata.makes_vectors else ""
+    print(f"{weights.id} is installed: {metadata.architecture}{made}{context}, sha256 {weights.sha256}")
+    if not (metadata.chat_template or weights.template or metadata.makes_vectors):
         typer.echo(f"note: {installed.path.name} has no chat template; chats may read poorly", err=True)

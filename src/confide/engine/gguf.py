@@ -11,6 +11,7 @@ The file may lie about every length. A length is believed only as far as the fil
 MAX_METADATA_BYTES, so that a lie costs no memory. This is no proof of the tensors: their digest is (catalogue).
 """
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ SCALARS: Final = {
 U32, I32, U64 = SCALARS[4], 5, SCALARS[10]
 
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+VECTOR_POOLINGS = (1, 2, 3)  # mean, first token, last token; 4 ranks, and gives no vector
 
 # Elements in a block: {tensor type: bytes of a block}. A type that is missing here counts as empty.
 BLOCK_BYTES: Final = {
@@ -63,7 +65,8 @@ BLOCK_BYTES: Final = {
 BLOCKS = {kind: (elements, size) for elements, kinds in BLOCK_BYTES.items() for kind, size in kinds.items()}
 
 TEXTS = {"general.architecture", "general.name", "tokenizer.chat_template", "tokenizer.ggml.model"}
-NUMBERS = {"general.alignment", "split.count"}  # and `<architecture>.context_length`
+NUMBERS = {"general.alignment", "split.count"}
+OF_ARCHITECTURE = (".context_length", ".embedding_length", ".pooling_type")  # after `<architecture>`
 TOKENS, TOKEN_TYPE = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 
 Value = str | int | float | tuple[bytes, ...] | tuple[int, ...] | None
@@ -76,6 +79,8 @@ class GgufError(ConfigError):
 class GgufMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """What the header says. `context_length` in tokens; `special_tokens` are texts of CONTROL and USER_DEFINED tokens.
 
+    `pooling`: how one vector is made of those of the tokens, None or 0 for a model that generates text; the vector has
+    `embedding_length` elements. `token_count`: of the vocabulary.
     `min_size_bytes` is where the last tensor of a known type ends: a shorter file is truncated.
     """
 
@@ -86,20 +91,22 @@ class GgufMetadata(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None
     tokenizer_model: str | None
     special_tokens: tuple[str, ...]
+    token_count: int
+    embedding_length: int | None
+    pooling: int | None
     split_count: int
     min_size_bytes: int
+
+    @property
+    def makes_vectors(self) -> bool:
+        """Whether it is an embedding model: one that brings along how its vectors are pooled."""
+        return self.pooling in VECTOR_POOLINGS
 
 
 def read_metadata(path: Path) -> GgufMetadata:
     """Read and check the header of `path`. Raises GgufError, also when the file ends before its last tensor does."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            metadata = parse(Cursor(file, size))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except GgufError as error:
-        raise GgufError(f"{path}: {error.message}", remedy="Use a complete GGUF file, version 2 or 3.") from error
+    with opened(path) as cursor:
+        metadata, size = parse(cursor), cursor.file_bytes
     if size < metadata.min_size_bytes:
         raise GgufError(
             f"{path}: truncated: got {size} bytes, the header promises at least {metadata.min_size_bytes}",
@@ -108,10 +115,36 @@ def read_metadata(path: Path) -> GgufMetadata:
     return metadata
 
 
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The whole vocabulary of `path`, in the order of its ids; () where it has none. Raises GgufError."""
+    with opened(path) as cursor:
+        _, _, pairs = parse_counts(cursor)
+        tokens = dict(read_pairs(cursor, pairs)).get(TOKENS)
+        if not isinstance(tokens, tuple):
+            return ()
+        try:
+            return tuple(token.decode() for token in tokens if isinstance(token, bytes))
+        except UnicodeDecodeError as error:
+            raise GgufError(f"{TOKENS} holds what is not UTF-8") from error
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator["Cursor"]:
+    """A cursor at the begin of the file; what goes wrong while it is used names the file."""
+    try:
+        with path.open("rb") as file:
+            yield Cursor(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except GgufError as error:
+        raise GgufError(f"{path}: {error.message}", remedy="Use a complete GGUF file, version 2 or 3.") from error
+
+
 class Cursor:
     """Reads forward through the head of a file; asking past its end or past the bound is a GgufError."""
 
     def __init__(self, file: BufferedReader, size_bytes: int) -> None:
+        self.file_bytes = size_bytes
         self._file = file
         self._limit = min(size_bytes, MAX_METADATA_BYTES)
         self._data = b""
@@ -166,23 +199,34 @@ class Cursor:
 
 def parse(cursor: Cursor) -> GgufMetadata:
     """Header, pairs, tensor descriptions, in file order."""
+    version, tensors, pairs = parse_counts(cursor)
+    values = dict(read_pairs(cursor, pairs))
+    architecture = architecture_of(values)
+    tokens = values.get(TOKENS)
+    return GgufMetadata(
+        version=version,
+        architecture=architecture,
+        name=text_of(values, "general.name"),
+        context_length=number_of(values, f"{architecture}.context_length"),
+        chat_template=text_of(values, "tokenizer.chat_template"),
+        tokenizer_model=text_of(values, "tokenizer.ggml.model"),
+        special_tokens=special_tokens(values),
+        token_count=len(tokens) if isinstance(tokens, tuple) else 0,
+        embedding_length=number_of(values, f"{architecture}.embedding_length"),
+        pooling=number_of(values, f"{architecture}.pooling_type"),
+        split_count=number_of(values, "split.count") or 1,
+        min_size_bytes=min_size(cursor, tensors, number_of(values, "general.alignment") or 32),
+    )
+
+
+def parse_counts(cursor: Cursor) -> tuple[int, int, int]:
+    """Version, number of tensors, number of pairs."""
     if (magic := cursor.take(4)) != MAGIC:
         raise GgufError(f"not a GGUF file: begins with {magic!r}, expected {MAGIC!r}")
     if (version := cursor.number(U32)) not in VERSIONS:
         raise GgufError(f"GGUF version {version}, expected one of {VERSIONS}")
     tensors, pairs = cursor.count("tensors", MAX_TENSORS), cursor.count("metadata pairs", MAX_PAIRS)
-    values = dict(read_pairs(cursor, pairs))
-    return GgufMetadata(
-        version=version,
-        architecture=architecture_of(values),
-        name=text_of(values, "general.name"),
-        context_length=number_of(values, f"{values['general.architecture']}.context_length"),
-        chat_template=text_of(values, "tokenizer.chat_template"),
-        tokenizer_model=text_of(values, "tokenizer.ggml.model"),
-        special_tokens=special_tokens(values),
-        split_count=number_of(values, "split.count") or 1,
-        min_size_bytes=min_size(cursor, tensors, number_of(values, "general.alignment") or 32),
-    )
+    return version, tensors, pairs
 
 
 def read_pairs(cursor: Cursor, count: int) -> Iterator[tuple[str, Value]]:
@@ -206,7 +250,7 @@ def read_value(cursor: Cursor, key: str) -> Value:
     (value,) = scalar(kind, key).unpack(cursor.take(scalar(kind, key).size))
     if kind == BOOL and value not in (0, 1):
         raise GgufError(f"{key}: got {value} for a boolean")
-    return value if key in NUMBERS or key.endswith(".context_length") else None
+    return value if key in NUMBERS or key.endswith(OF_ARCHITECTURE) else None
 
 
 def read_array(cursor: Cursor, key: str) -> Value:

@@ -38,6 +38,7 @@ def add(
         sha256=digest,
         licence=licence or licence_of(digest),
         context_length=metadata.context_length,
+        kind=kind_of(metadata),
     )
     check_free(home, weights)
     with lock.held(home, weights.id, progress):
@@ -54,6 +55,10 @@ def check_one_file(path: Path, splits: int) -> None:
             f"{path}: one of {splits} parts of a split model",
             remedy="Merge the parts into one GGUF file, then add that.",
         )
+
+
+def kind_of(metadata: gguf.GgufMetadata) -> manifest.Kind:
+    return "embeddings" if metadata.makes_vectors else "chat"
 
 
 def check_outside(home: Path, path: Path, copy: bool) -> None:

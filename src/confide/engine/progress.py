@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-Step = Literal["wait", "download", "extract", "check"]  # "wait": another process holds the lock; no bytes
+Step = Literal["wait", "download", "extract", "convert", "check"]  # "wait": another process holds the lock; no bytes
 Progress = Callable[[Step, int, int], None]
 
 

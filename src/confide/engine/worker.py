@@ -1,7 +1,8 @@
-"""The child process that holds the model: `python -m confide.engine.worker`.
+"""The child process that holds the models: `python -m confide.engine.worker`.
 
-One JSON object of Settings on standard input, then the pipe stays open: when it closes, the parent is gone and so is
-this process. On success it prints one line `ready`; on failure one line `failed <reason>` and exits with status 1.
+One line of JSON on standard input, an array of Settings, then the pipe stays open: when it closes, the parent is gone
+and so is this process. Each model has a server and a socket of its own. When all are loaded it prints one line `ready`;
+on failure one line `failed <model> <reason>`, and exits with status 1.
 Standard error is thrown away by the parent, because llama.cpp prints fragments of a client's grammar there.
 
 What must hold (measured, see the engine's facts in docs/engine.md): the HTTP server of llama.cpp cannot be switched
@@ -19,7 +20,10 @@ import msgspec
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the worker needs; lengths in tokens. `template` None means the model file's own chat template."""
+    """What the worker needs for one model; lengths in tokens. `template` None means the model file's own chat template.
+
+    `is_embedding`: it makes vectors, and a text must fit into one batch.
+    """
 
     model_path: str
     socket_path: str
@@ -31,26 +35,30 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     template: str | None = None
     projector_path: str | None = None
     alias: str = "model"
+    is_embedding: bool = False
 
 
 def main() -> None:
     """Load, say so, and stay until the parent's end of the pipe closes."""
-    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(settings.socket_path)
+    models = msgspec.json.decode(sys.stdin.buffer.readline(), type=list[Settings])
     os.umask(0o077)
     keep_no_core()
-    try:
-        server = serve(settings)
-    except Exception as error:  # noqa: BLE001 - entry of the child process: the parent needs one line, whatever it was
-        say(f"failed {type(error).__name__}")
-        os._exit(1)
+    servers = []
+    for settings in models:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(settings.socket_path)
+        try:
+            servers.append(serve(settings))
+        except Exception as error:  # noqa: BLE001 - entry of the child process: the parent needs one line, whatever it was
+            say(f"failed {settings.alias} {type(error).__name__}")
+            os._exit(1)
     say("ready")
     while sys.stdin.buffer.read(4096):
         pass
     # A clean unload waits for running generations; nobody is left to read them.
-    Path(settings.socket_path).unlink(missing_ok=True)
-    del server
+    for settings in models:
+        Path(settings.socket_path).unlink(missing_ok=True)
+    del servers
     os._exit(0)
 
 
@@ -86,6 +94,7 @@ def serve(settings: Settings) -> object:
     params.verbosity = -1
     params.hostnames = [settings.socket_path]
     params.api_keys = [settings.api_key]
+    params.embedding = settings.is_embedding  # pooled as the model's file says, and of length 1
     if settings.template is not None:
         params.chat_template = settings.template
     if settings.projector_path is not None:

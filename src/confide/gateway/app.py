@@ -25,6 +25,7 @@ from confide.gateway.routes import about, aci, count_tokens, models, proof
 from confide.gateway.surfaces.base import Surface
 from confide.gateway.surfaces.chat import ChatCompletions
 from confide.gateway.surfaces.completions import Completions
+from confide.gateway.surfaces.embeddings import Embeddings
 from confide.gateway.surfaces.messages import Messages
 from confide.gateway.surfaces.responses import Responses
 from confide.gateway.wire import (
@@ -71,7 +72,7 @@ class Gateway:
         self.archive = Archive(reports, self.keyset, store, kept_s=config.store.receipt_ttl_s, now=now, log=log)
         self._log = log
         messages = Messages()
-        surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Responses(), messages)
+        surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Embeddings(), Responses(), messages)
         self._prompts = {
             surface.endpoint: PromptRoute(
                 surface,

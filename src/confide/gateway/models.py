@@ -1,11 +1,19 @@
 """The models of one service: which id or alias is served by which upstream, and how each is described."""
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from confide.config import Model
 from confide.errors import InvalidRequest, ModelNotFound
 from confide.upstream.base import SurfaceName, Upstream
+from confide.upstream.kinds.embedded_embeddings import EmbeddedEmbeddings
 from confide.upstream.router import Candidate, Route
+
+Kind = Literal["chat", "embeddings"]
+SERVED_BY = {
+    "chat": "this is a chat model: POST /v1/chat/completions serves it",
+    "embeddings": "this is an embedding model: POST /v1/embeddings serves it",
+}
 
 
 class ServedModel:
@@ -37,10 +45,20 @@ class ServedModel:
     def description(self) -> str:
         return " or ".join(dict.fromkeys(each.upstream.description for each in self.route.candidates))
 
+    @property
+    def vector_length(self) -> int | None:
+        """Numbers of a vector that it makes; None where that is not known, or it makes none."""
+        found = (each.upstream for each in self.route.candidates)
+        embedded = (each.vector_length for each in found if isinstance(each, EmbeddedEmbeddings))
+        return self.model.vector_length or next(embedded, None)
+
     def document(self) -> dict[str, object]:
         """The catalogue entry (wire contract 3.1). Nothing in it is evidence."""
         model, upstream = self.model, self.route.candidates[0].upstream
         inputs = list(model.modalities)
+        is_embedding = model.kind == "embeddings"
+        output = "embeddings" if is_embedding else "text"
+        context = model.context_length or upstream.context_length
         return {
             "id": model.id,
             "object": "model",
@@ -48,19 +66,19 @@ class ServedModel:
             "owned_by": model.provider,
             "name": model.name or model.id,
             "description": model.description or self.description,
-            "context_length": model.context_length or upstream.context_length,
-            "max_output_length": model.context_length or upstream.context_length,
+            "context_length": context,
+            "max_output_length": self.vector_length if is_embedding else context,
             "pricing": {"prompt": model.pricing.prompt, "completion": model.pricing.completion},
             "providers": [model.provider],
             "metadata": {"tee": self.is_tee, "simulated_tee": self.simulated},
             "is_tee": self.is_tee,
             "architecture": {
-                "modality": f"{'+'.join(inputs)}->text",
+                "modality": f"{'+'.join(inputs)}->{output}",
                 "input_modalities": inputs,
-                "output_modalities": ["text"],
+                "output_modalities": [output],
             },
             "input_modalities": inputs,
-            "output_modalities": ["text"],
+            "output_modalities": [output],
             "supported_parameters": sorted(upstream.supported_parameters),
         }
 
@@ -93,18 +111,31 @@ class ModelTable:
         served = self._by_name.get(name)
         if served is None:
             raise ModelNotFound("no such model; GET /v1/models lists those there are", param="model")
-        if ways is not None and ways.isdisjoint(served.route.surfaces):
-            raise InvalidRequest("this model is not served here: it is of another kind", param="model")
+        if ways is not None:
+            require_kind(served, ways)
         return served
 
     def get(self, name: str) -> ServedModel | None:
         return self._by_name.get(name)
 
+    def of_kind(self, kind: Kind) -> list[ServedModel]:
+        """Each catalogue lists its own: embedding models are left out of the one of chat (wire contract 3.1)."""
+        return [served for served in self.models if served.model.kind == kind]
+
     def of_provider(self, provider: str) -> list[ServedModel]:
-        """Models of a provider, or with an alias under `provider/` (wire contract 3.1); an unknown one has none."""
+        """Chat models of a provider, or with an alias under `provider/` (wire contract 3.1); else none."""
         return [
             served
-            for served in self.models
+            for served in self.of_kind("chat")
             if served.model.provider == provider
             or any(name.startswith(f"{provider}/") for name in (served.model.id, *served.model.aliases))
         ]
+
+
+def require_kind(served: ServedModel, ways: frozenset[SurfaceName]) -> None:
+    """Raise InvalidRequest for a model that cannot be asked in any of these `ways`."""
+    wanted = "embeddings" if "embeddings" in ways else "chat"
+    if served.model.kind != wanted:
+        raise InvalidRequest(SERVED_BY[served.model.kind], param="model")
+    if ways.isdisjoint(served.route.surfaces):
+        raise InvalidRequest("this model is not served here: its engine does not have this surface", param="model")

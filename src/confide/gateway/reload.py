@@ -20,12 +20,12 @@ from confide.errors import ConfideError, ConfigError
 from confide.gateway.models import ModelTable
 from confide.gateway.upstreams import Upstreams, served_models
 from confide.telemetry.logs import Log
-from confide.upstream.kinds.embedded import EmbeddedUpstream
+from confide.upstream.base import Upstream
 
 RESULT_NAME = "reload.json"
 RESTART = "Restart the service to change that."
 FIXED = ("server", "attester", "source", "store", "limits", "engine")
-ENGINE_KEYS = ("weights", "projector", "modalities")
+ENGINE_KEYS = ("kind", "weights", "projector", "modalities")
 
 Reread = Callable[[], Config]
 
@@ -49,7 +49,7 @@ class Reload:
         home: Path,
         upstreams: Upstreams,
         models: ModelTable,
-        engines: Mapping[str, EmbeddedUpstream],
+        engines: Mapping[str, Upstream],
         *,
         simulated: bool,
         log: Log,

@@ -10,7 +10,6 @@ a service that cannot answer.
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import socket
 import ssl
@@ -27,16 +26,12 @@ from confide.attester.base import Attester
 from confide.attester.nvidia import open_gpu
 from confide.attester.own_collateral import own_collateral
 from confide.attester.selection import open_attester
-from confide.config import Config, Model, is_loopback
-from confide.engine import catalogue, gguf
-from confide.engine.catalogue import Installed
-from confide.engine.shaping import EngineFacts, special_pattern
-from confide.engine.slots import Slots
-from confide.engine.supervisor import Supervisor, default_threads, new_api_key, socket_directory
-from confide.engine.worker import Settings, keep_no_core
+from confide.config import Config, is_loopback
+from confide.engine.worker import keep_no_core
 from confide.errors import ConfigError, NotReady
 from confide.gateway.app import Gateway
 from confide.gateway.auth import Authenticator
+from confide.gateway.engines import open_engines
 from confide.gateway.http import announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
@@ -47,14 +42,7 @@ from confide.store.base import Store
 from confide.store.lock import lock_state
 from confide.store.sqlite import open_store
 from confide.telemetry.logs import Log
-from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.images import ImageFetcher, ImageLimits
-from confide.upstream.kinds.embedded import EmbeddedUpstream
-
-HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
-# None is reused: llama.cpp closes a connection after two requests, unannounced, and a request would race with that.
-ENGINE_IDLE_CONNECTIONS = 0
-CHATML_OPEN = "<|im_start|>"
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -106,11 +94,7 @@ async def serve(
         tls = attested_tls(config, attester)
         upstreams = await closing.enter_async_context(open_upstreams(config, store=store, now=now_s, log=log))
         images = ImageFetcher(ImageLimits(remote_images=config.server.remote_images))
-        engines = {
-            model.id: await closing.enter_async_context(embedded(model, config, home, images, log))
-            for model in config.model
-            if config.is_embedded(model)
-        }
+        engines = await closing.enter_async_context(open_engines(config, home, images, log))
         models = ModelTable(served_models(config, upstreams, engines, simulated=attester.simulated, created=now_s()))
         lifecycle = Lifecycle()
         gateway = Gateway(
@@ -170,65 +154,6 @@ async def watching(work: Coroutine[None, None, None], name: str) -> AsyncIterato
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def embedded(
-    model: Model, config: Config, home: Path, images: ImageFetcher, log: Log
-) -> AsyncIterator[EmbeddedUpstream]:
-    """A configured model, loaded and supervised; unloaded on exit."""
-    installed = catalogue.find(home, model.weights)
-    metadata = gguf.read_metadata(installed.path)
-    context = min(config.engine.context_length, metadata.context_length or config.engine.context_length)
-    directory = socket_directory(home)
-    settings = Settings(
-        model_path=str(installed.path),
-        socket_path=str(directory / f"engine-{os.urandom(4).hex()}.sock"),
-        api_key=new_api_key(),
-        slots=config.engine.slots,
-        context_length=context,
-        batch=config.engine.batch,
-        threads=config.engine.threads or default_threads(os.cpu_count()),
-        template=template_for(installed, metadata),
-        projector_path=model.projector,
-        alias=model.id,
-    )
-    supervisor = Supervisor(settings, before_start=lambda: check_weights(installed), log=log)
-    channel = Channel(
-        UnixAddress(settings.socket_path),
-        timeouts=Timeouts(first_byte_s=config.limits.first_byte_timeout_s, idle_s=config.limits.idle_timeout_s),
-        max_connections=config.engine.slots * 2,
-        max_idle=ENGINE_IDLE_CONNECTIONS,
-    )
-    try:
-        await supervisor.start()
-        yield EmbeddedUpstream(
-            channel=channel,
-            engine=supervisor,
-            slots=Slots(config.engine.slots, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s),
-            facts=EngineFacts(special_pattern(metadata.special_tokens), takes_images="image" in model.modalities),
-            api_key=settings.api_key,
-            max_n=config.limits.max_n,
-            context_length=context,
-            description=f"{installed.weights.id}, embedded",
-            images=images if "image" in model.modalities else None,
-        )
-    finally:
-        await channel.close()
-        await supervisor.stop()
-
-
-def check_weights(installed: Installed) -> None:
-    """Runs before every start of the engine: flipped bytes load silently and generate garbage."""
-    catalogue.verify_weights(installed)
-
-
-def template_for(installed: Installed, metadata: gguf.GgufMetadata) -> str | None:
-    """Our template where the catalogue says so, or the file brings none and speaks ChatML; else the file's own."""
-    has_own = metadata.chat_template is not None
-    if installed.weights.template == "hermes" or (not has_own and CHATML_OPEN in metadata.special_tokens):
-        return HERMES.read_text()
-    return None
 
 
 async def run_server(

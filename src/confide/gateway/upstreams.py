@@ -25,7 +25,6 @@ from confide.upstream.channel import Address, Channel, TcpAddress, Timeouts, Tls
 from confide.upstream.documents import Documents
 from confide.upstream.health import Health
 from confide.upstream.kinds.aci import AciAppraiser
-from confide.upstream.kinds.embedded import EmbeddedUpstream
 from confide.upstream.kinds.legacy_proxy import LegacyAppraiser
 from confide.upstream.kinds.local import LocalUpstream
 from confide.upstream.kinds.openai import OpenAiUpstream
@@ -272,7 +271,7 @@ def parse_base_url(base_url: str) -> tuple[Address, str]:
 def served_models(
     config: Config,
     upstreams: Upstreams,
-    engines: Mapping[str, EmbeddedUpstream],
+    engines: Mapping[str, Upstream],
     *,
     simulated: bool,
     created: int,
@@ -291,7 +290,7 @@ def served_models(
 
 
 def candidates(
-    model: configuration.Model, config: Config, upstreams: Upstreams, engines: Mapping[str, EmbeddedUpstream]
+    model: configuration.Model, config: Config, upstreams: Upstreams, engines: Mapping[str, Upstream]
 ) -> list[Candidate]:
     """The upstreams that the model names, in order."""
     found: list[Candidate] = []

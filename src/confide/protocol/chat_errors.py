@@ -88,7 +88,8 @@ def _misfit(error: msgspec.ValidationError, expected: Mapping[str, str], at: str
 
 
 def _join(path: str, member: str) -> str:
-    return f"{path}.{member}" if path and member else path or member
+    between = "." if path and member and not member.startswith("[") else ""
+    return f"{path}{between}{member}"
 
 
 def _in_words(problem: str) -> str:

@@ -177,7 +177,8 @@ class Cutter:
             begin = end
         if data or not self._tail:
             self._tail = bytearray(data[begin:])
-        if len(self._tail) > self._max_event_bytes or any(len(raw) > self._max_event_bytes for raw, _ in pieces):
+        is_long = len(data) > self._max_event_bytes and any(len(raw) > self._max_event_bytes for raw, _ in pieces)
+        if is_long or len(self._tail) > self._max_event_bytes:
             raise SseError(f"an event of more than {self._max_event_bytes} bytes; expected a blank line before that")
         return pieces
 

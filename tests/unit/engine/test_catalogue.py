@@ -24,13 +24,16 @@ def original(tmp_path: Path) -> Path:
     return path
 
 
+PINNED_ONLY = {"all-minilm-l6-v2": "available", "smollm2-135m": "available"}
+
+
 def states(home: Path) -> dict[str, str]:
     return {entry.id: entry.state for entry in catalogue.entries(home)}
 
 
 def test_unknown_weights_are_refused_with_the_known_ids(home: Path, original: Path) -> None:
     local.add(home, original)
-    with pytest.raises(ConfigError, match="one of: my-model-q8, smollm2-135m") as refusal:
+    with pytest.raises(ConfigError, match="one of: all-minilm-l6-v2, my-model-q8, smollm2-135m") as refusal:
         catalogue.find(home, "gpt-9")
     assert not isinstance(refusal.value, NotInstalled)
     assert refusal.value.remedy
@@ -48,14 +51,14 @@ def test_pinned_weights_that_are_not_here_can_be_pulled(home: Path) -> None:
     assert refusal.value.weights == PINNED[0]
     assert refusal.value.remedy == "Run `confide models pull smollm2-135m`."
     assert refusal.value.exit_status == 2
-    assert states(home) == {"smollm2-135m": "available"}
+    assert states(home) == PINNED_ONLY
 
 
 def test_pinned_weights_are_complete() -> None:
     for weights in PINNED:
         assert manifest.ID.fullmatch(weights.id)
         assert weights.package
-        assert weights.package.member.endswith(weights.file)
+        assert weights.package.convert is not None or weights.package.member.endswith(weights.file)
         assert weights.source == f"index:{weights.package.name}=={weights.package.version}"
         assert {len(weights.sha256), len(weights.package.sha256)} == {64}
 
@@ -136,7 +139,7 @@ def test_what_is_no_complete_single_gguf_file_is_not_added(home: Path, original:
         with pytest.raises(ConfigError, match=says) as refusal:
             local.add(home, path)
         assert isinstance(refusal.value, GgufError) == (path != split)
-    assert states(home) == {"smollm2-135m": "available"}
+    assert states(home) == PINNED_ONLY
 
 
 def test_our_own_files_are_not_added_in_place(home: Path, original: Path) -> None:
@@ -182,7 +185,7 @@ def test_a_damaged_record_says_what_to_do_and_hides_nothing_else(home: Path, ori
     with pytest.raises(ConfigError, match=r"manifest\.json: damaged") as refusal:
         catalogue.find(home, "mine")
     assert "confide models remove mine" in str(refusal.value.remedy)
-    assert states(home) == {"mine": "damaged", "smollm2-135m": "available"}
+    assert states(home) == {"mine": "damaged", **PINNED_ONLY}
     assert catalogue.remove(home, "mine") is None
     assert not record.parent.exists()
 
@@ -213,7 +216,7 @@ def test_removing_what_was_added_in_place_leaves_the_original(home: Path, origin
     local.add(home, original, id="mine")
     assert catalogue.remove(home, "mine") == original
     assert original.exists()
-    assert states(home) == {"smollm2-135m": "available"}
+    assert states(home) == PINNED_ONLY
 
 
 def test_removing_leaves_files_that_are_not_ours(home: Path, original: Path) -> None:
@@ -228,3 +231,20 @@ def test_removing_what_is_not_installed_is_an_error(home: Path) -> None:
         catalogue.remove(home, "smollm2-135m")
     with pytest.raises(ConfigError, match="unknown weights"):
         catalogue.remove(home, "gpt-9")
+
+
+def test_an_added_file_that_pools_its_vectors_is_for_embeddings(home: Path, tmp_path: Path) -> None:
+    mean, ranking = tmp_path / "mean.gguf", tmp_path / "ranking.gguf"
+    mean.write_bytes(gguf_bytes(dict(PAIRS) | {"llama.pooling_type": Typed(U32, 1)}))
+    ranking.write_bytes(gguf_bytes(dict(PAIRS) | {"llama.pooling_type": Typed(U32, 4)}))
+    assert local.add(home, mean).weights.kind == "embeddings"
+    assert local.add(home, ranking).weights.kind == "chat"
+    assert catalogue.find(home, "mean").weights.kind == "embeddings"
+
+
+def test_a_record_from_before_there_were_embeddings_is_one_of_a_chat_model(home: Path, original: Path) -> None:
+    local.add(home, original, id="mine")
+    path = manifest.directory(home, "mine") / manifest.NAME
+    path.write_text(path.read_text().replace(',\n  "kind": "chat"', ""))
+    assert "kind" not in path.read_text()
+    assert catalogue.find(home, "mine").weights.kind == "chat"

@@ -147,3 +147,26 @@ def test_a_real_model_is_read_quickly(engine_home: Path) -> None:
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(metadata.special_tokens)
     assert (metadata.context_length, metadata.min_size_bytes) == (8192, 98_362_432)
     assert min(spent) < 0.15
+
+
+def test_the_whole_vocabulary_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(gguf_bytes())
+    assert gguf.read_tokens(path) == ("a", "<|end|>", "b", "<tool>", "")
+    without = {key: value for key, value in PAIRS.items() if not key.startswith("tokenizer.ggml.token")}
+    path.write_bytes(gguf_bytes(without))
+    assert gguf.read_tokens(path) == ()
+    assert gguf.read_metadata(path).token_count == 0
+
+
+@pytest.mark.parametrize(("pooling", "makes_vectors"), [(None, False), (0, False), (1, True), (3, True), (4, False)])
+def test_a_file_that_pools_its_vectors_is_an_embedding_model(
+    tmp_path: Path, pooling: int | None, makes_vectors: bool
+) -> None:
+    pairs = dict(PAIRS) | {"llama.embedding_length": Typed(U32, 384)}
+    if pooling is not None:
+        pairs["llama.pooling_type"] = Typed(U32, pooling)
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(gguf_bytes(pairs))
+    metadata = gguf.read_metadata(path)
+    assert (metadata.pooling, metadata.makes_vectors, metadata.embedding_length) == (pooling, makes_vectors, 384)

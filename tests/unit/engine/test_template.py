@@ -83,7 +83,7 @@ def engine(engine_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        process.stdin.write(msgspec.json.encode([settings]) + b"\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"ready\n"
         transport = httpx2.HTTPTransport(uds=settings.socket_path)

@@ -18,7 +18,9 @@ LLMS_TXT = """# Confide
 - POST /v1/responses: the same models in OpenAI's Responses format, buffered or streamed; nothing is stored
 - POST /v1/messages: chat, buffered or streamed (Anthropic Messages shape)
 - POST /v1/messages/count_tokens: the tokens of a prompt, where the model's upstream can count them
-- GET /v1/models: the models there are
+- POST /v1/embeddings: vectors of texts (OpenAI shape)
+- GET /v1/models: the models to chat with
+- GET /v1/embeddings/models: the models that make vectors
 - GET /v1/signature/{id}?signing_algo=ecdsa|ed25519: the signature over the SHA-256 of a request and of its response,
   found by the response `id`
 - GET /v1/aci/attestation?nonce=<64 lower-case hex digits>: the attestation report that binds the workload keyset

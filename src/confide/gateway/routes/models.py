@@ -15,10 +15,10 @@ def routes(table: ModelTable) -> list[Route]:
 
     async def every(request: Request) -> Response:
         provider = request.query_params.get("provider")
-        return model_list(table.models if provider is None else table.of_provider(provider))
+        return model_list(table.of_kind("chat") if provider is None else table.of_provider(provider))
 
     async def embeddings(_: Request) -> Response:
-        return model_list(())
+        return model_list(table.of_kind("embeddings"))
 
     async def of_provider(request: Request) -> Response:
         return model_list(table.of_provider(request.path_params["provider"]))

@@ -16,7 +16,7 @@ import msgspec
 from confide.engine.answer import Choice, EngineEvent
 from confide.engine.completing import refuse_longer_prompts
 from confide.engine.grammar import Compiled, compile_grammar
-from confide.engine.shaping import SUPPORTED, Constraint, EngineFacts, Plan, plan, refuse_longer
+from confide.engine.shaping import Constraint, EngineFacts, Plan, plan, refuse_longer
 from confide.engine.slots import Slots
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
@@ -51,7 +51,6 @@ class EngineState(Protocol):
 class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
-    supported_parameters = SUPPORTED
     reads_body = False
     surfaces: frozenset[SurfaceName] = frozenset({"chat", "completions"})
     is_attested = True
@@ -76,6 +75,7 @@ class EmbeddedUpstream:
         self._engine = engine
         self.slots = slots
         self._facts = facts
+        self.supported_parameters = facts.supported
         self._headers = ((b"authorization", b"Bearer " + api_key.encode()), (b"content-type", b"application/json"))
         self._max_n = max_n
         self.context_length = context_length

@@ -1,6 +1,7 @@
 """What must be seen of an engine's answer while its bytes are passed on: that it is one, its id, its usage, its end.
 
-One file for each shape that engines answer in: `reading_chat`, `reading_responses`, `reading_messages`.
+One file for each shape that engines answer in: `reading_chat`, `reading_embeddings`, `reading_responses`,
+`reading_messages`.
 """
 
 from contextlib import suppress

@@ -25,6 +25,7 @@ from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneF
 from confide.upstream.health import Health
 from confide.upstream.kinds.reading import Reading, StreamBroken
 from confide.upstream.kinds.reading_chat import ChatReading
+from confide.upstream.kinds.reading_embeddings import EmbeddingsReading
 from confide.upstream.kinds.reading_messages import MessagesReading
 from confide.upstream.kinds.reading_responses import ResponsesReading
 from confide.upstream.kinds.refusals import BUSY, FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
@@ -39,6 +40,7 @@ JSON = (b"content-type", b"application/json")
 READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
     "chat": lambda: ChatReading(b"/chat/completions"),
     "completions": lambda: ChatReading(b"/completions"),
+    "embeddings": EmbeddingsReading,
     "messages": MessagesReading,
     "responses": ResponsesReading,
 }

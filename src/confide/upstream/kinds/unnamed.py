@@ -7,7 +7,6 @@ import msgspec
 from confide.protocol.splice import Edit, Member, NamedTwice, members_of, spliced, without
 
 MODEL, FINGERPRINT, PROVIDER = "model", "system_fingerprint", "provider"
-TELLING = (b'"system_fingerprint"', b'"provider"')  # in a JSON text the quotes are escaped: these can only be names
 
 
 class Unnamed:
@@ -37,7 +36,7 @@ class Unnamed:
             return raw
         if data.startswith(self._beginning):
             rest = data[len(self._beginning) :]
-            if not any(name in rest for name in TELLING):
+            if not is_telling(rest):
                 return with_data(raw, data, self._changed + rest)
         edits = self._edits(data)
         if not edits:
@@ -47,7 +46,7 @@ class Unnamed:
         return with_data(raw, data, self._changed + data[end:])
 
     def _is_to_change(self, data: bytes) -> bool:
-        return self._model is not None or any(name in data for name in TELLING)
+        return self._model is not None or is_telling(data)
 
     def _edits(self, data: bytes) -> list[Edit]:
         try:
@@ -68,6 +67,13 @@ class Unnamed:
         if FINGERPRINT in members:
             edits.append(Edit(members[FINGERPRINT].value, members[FINGERPRINT].end, b"null"))
         return edits
+
+
+def is_telling(data: bytes) -> bool:
+    """Whether a member may be there that names the engine; in a JSON text the quotes are escaped, so these can only be
+    names. It is asked of every event, and so has no loop.
+    """
+    return b'"system_fingerprint"' in data or b'"provider"' in data
 
 
 def with_data(raw: bytes, data: bytes, changed: bytes) -> bytes:
