@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from sdk.builders import EMBEDDING_MODEL
+
 NODE = Path(sys.executable).parent / "node"
 SCRIPTS = Path(__file__).parent / "js"
 INSTALLED = SCRIPTS / "node_modules"
@@ -25,7 +27,8 @@ def names(file: str) -> list[str]:
 
 def run(node: Path, file: str, url: str, model: str, *, key: str = "any", only: str = ".") -> dict[str, str | None]:
     """Run that file's tests, those whose names match `only`: for each, None where it passed, else what it said."""
-    environ = {**os.environ, "CONFIDE_URL": url, "CONFIDE_MODEL": model, "CONFIDE_KEY": key}
+    told = {"URL": url, "MODEL": model, "EMBEDDING_MODEL": EMBEDDING_MODEL, "KEY": key}
+    environ = {**os.environ, **{f"CONFIDE_{name}": value for name, value in told.items()}}
     command = [str(node), "--test", "--test-reporter=junit", f"--test-name-pattern={only}", str(script(file))]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=RUN_WITHIN_S)
     assert not done.stderr, done.stderr

@@ -6,7 +6,7 @@ import OpenAI from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
-import { all, CITY, HELLO, KEY, MODEL, SERVICE, WEATHER } from "./service.mjs";
+import { all, CITY, EMBEDDING_MODEL, HELLO, KEY, MODEL, SERVICE, WEATHER } from "./service.mjs";
 
 const client = new OpenAI({ baseURL: `${SERVICE}/v1`, apiKey: KEY, maxRetries: 0, timeout: 60_000 });
 const Apple = z.object({ colour: z.enum(["red", "green", "yellow"]), is_ripe: z.boolean() });
@@ -143,4 +143,19 @@ test("a structured response is parsed", async () => {
   const text = { format: zodTextFormat(Apple, "apple") };
   const response = await client.responses.parse({ model: MODEL, input: HELLO, text, max_output_tokens: 64 });
   assert.equal(typeof response.output_parsed.is_ripe, "boolean");
+});
+
+test("the embedding of a text is the same in both encodings", async () => {
+  const asked = { model: EMBEDDING_MODEL, input: ["One text.", "Another."] };
+  const byDefault = await client.embeddings.create(asked);
+  const floats = await client.embeddings.create({ ...asked, encoding_format: "float" });
+  const { data } = await client.embeddings.create({ ...asked, encoding_format: "base64" });
+  assert.deepEqual(byDefault.data.map((each) => each.embedding.length), [384, 384]);
+  for (const [index, { embedding }] of data.entries()) {
+    const raw = Buffer.from(embedding, "base64");
+    const single = Array.from({ length: 384 }, (_, place) => raw.readFloatLE(4 * place));
+    assert.deepEqual(Array.from(byDefault.data[index].embedding), single);
+    assert.deepEqual(floats.data[index].embedding.map(Math.fround), single);
+  }
+  assert.ok(floats.usage.total_tokens > 0);
 });

@@ -2,6 +2,7 @@
 
 export const SERVICE = process.env.CONFIDE_URL;
 export const MODEL = process.env.CONFIDE_MODEL;
+export const EMBEDDING_MODEL = process.env.CONFIDE_EMBEDDING_MODEL;
 export const KEY = process.env.CONFIDE_KEY ?? "any";
 
 export const HELLO = [{ role: "user", content: "Say hello." }];

@@ -5,17 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sdk.builders import HELLO, MODEL
+from sdk.builders import EMBEDDING_MODEL, HELLO, MODEL
 
 
 @dataclass(frozen=True)
 class Surface:
-    """`body`: of a request, without `stream`. `create`: the SDK's call for it. `ends`: events that end its streams."""
+    """`body`: of a request, without `stream`. `create`: the SDK's call for it. `ends`: what the events that end its
+    streams hold, their type where they have one; none where it has no streams.
+    """
 
     endpoint: str
     body: dict[str, Any]
     create: Callable[[Any], Callable[..., Any]]
-    ends: tuple[str, ...] = ()
+    ends: tuple[str, ...]
     is_anthropic: bool = False
 
     def ask(self, sdks: "Sdks", *, stream: bool) -> Any:
@@ -26,6 +28,11 @@ class Surface:
     def content(self, *, stream: bool) -> bytes:
         """The same request as bytes."""
         return json.dumps(self.body | ({"stream": True} if stream else {})).encode()
+
+    @property
+    def shows_end(self) -> bool:
+        """Whether the SDK hands on the event that ends a stream."""
+        return self.ends != ("[DONE]",)
 
     def is_end(self, event: Any) -> bool:
         """Whether a reader takes this event of the SDK for the end of a whole answer."""
@@ -52,11 +59,13 @@ SURFACES = (
         "/v1/chat/completions",
         {"model": MODEL, "messages": HELLO, "max_tokens": 4},
         lambda sdk: sdk.chat.completions.create,
+        ends=("[DONE]",),
     ),
     Surface(
         "/v1/completions",
         {"model": MODEL, "prompt": "Once upon", "max_tokens": 4},
         lambda sdk: sdk.completions.create,
+        ends=("[DONE]",),
     ),
     Surface(
         "/v1/responses",
@@ -71,5 +80,11 @@ SURFACES = (
         ends=("message_stop",),
         is_anthropic=True,
     ),
+    Surface(
+        "/v1/embeddings",
+        {"model": EMBEDDING_MODEL, "input": ["One text.", "Another."]},
+        lambda sdk: sdk.embeddings.create,
+        ends=(),
+    ),
 )
-EVERY_WAY = [(surface, stream) for surface in SURFACES for stream in (False, True)]
+EVERY_WAY = [(surface, stream) for surface in SURFACES for stream in (False, True) if surface.ends or not stream]

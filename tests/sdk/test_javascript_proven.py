@@ -14,7 +14,7 @@ from sdk.builders import CONFIG
 from sdk.builders import MODEL as REAL
 
 ATTESTED = CONFIG.replace("[server]", '[server]\ntls = "attested"')
-EACH_SURFACE = "streamed|its text"
+EACH_SURFACE = "streamed|its text|embedding"
 UNPROVEN = [(file, name) for file in ("openai_unproven", "anthropic_unproven") for name in javascript.names(file)]
 
 
