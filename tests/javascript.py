@@ -15,7 +15,7 @@ from sdk.builders import EMBEDDING_MODEL
 
 NODE = Path(sys.executable).parent / "node"
 SCRIPTS = Path(__file__).parent / "js"
-INSTALLED = SCRIPTS / "node_modules"
+INSTALLED = SCRIPTS / "node_modules" / ".package-lock.json"  # npm writes it last
 TEST = re.compile(r'^test\("([^"]+)"', re.MULTILINE)
 RUN_WITHIN_S = 100
 

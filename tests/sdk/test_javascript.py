@@ -1,6 +1,7 @@
 """The official JavaScript SDKs, in Node, against the real program with the real model (tests/js has what they ask)."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,11 @@ async def test_failures_become_the_errors_of_the_sdk(node: Path, tmp_path: Path,
         ended = await asyncio.to_thread(javascript.run, node, file, gateway.url, SCRIPTED, key=key)
         assert ended == dict.fromkeys(javascript.names(file))
         assert len(gateway.engine.requests) == 2
+
+
+def test_the_lock_file_names_no_registry_and_has_a_hash_for_every_package() -> None:
+    lock = (javascript.SCRIPTS / "package-lock.json").read_text()
+    packages = {name: package for name, package in json.loads(lock)["packages"].items() if name}
+    assert {"node_modules/openai", "node_modules/@anthropic-ai/sdk"} <= packages.keys()
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+    assert not any("resolved" in package for package in packages.values())
