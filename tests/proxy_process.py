@@ -31,10 +31,11 @@ class Started:
 
 
 @contextlib.contextmanager
-def started(root: str, home: Path, *arguments: str, **variables: str) -> Iterator[Started]:
-    """The program on a free port, ready."""
+def started(root: str, home: Path, *arguments: str, simulated: bool = True, **variables: str) -> Iterator[Started]:
+    """The program on a free port, ready. `simulated`: it accepts the simulated TEE of `home`."""
     stderr = home / "proxy-stderr.txt"
-    command = [str(CONFIDE), "proxy", root, "--port", "0", "--allow-simulated", *arguments]
+    accepting = ["--allow-simulated"] if simulated else []
+    command = [str(CONFIDE), "proxy", root, "--port", "0", *accepting, *arguments]
     environ = {**os.environ, "CONFIDE_HOME": str(home), **variables}
     with stderr.open("w") as err:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environ)

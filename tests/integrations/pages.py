@@ -128,6 +128,8 @@ class Page:
 
 def built_wheel() -> Path:
     """Our own, as `make wheel` makes it."""
+    for older in SCRATCH.glob("confide-*.whl"):
+        older.unlink()
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(SCRATCH)]
     subprocess.run(command, capture_output=True, check=True, cwd=REPOSITORY)
     [wheel] = SCRATCH.glob("confide-*.whl")

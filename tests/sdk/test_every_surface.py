@@ -2,12 +2,9 @@
 each answer has its proof, which holds without a network, and one byte that is altered on the way leaves no answer.
 """
 
-import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from anthropic import Anthropic, APIConnectionError, AsyncAnthropic
@@ -16,15 +13,14 @@ from openai import AsyncOpenAI, OpenAI
 import confide
 from cli.outcome import run
 from confide.evidence.result import Verdict
-from man_in_the_middle import Relay, between
 from running import Running, home_with_weights, running
+from sdk.adversary import Adversary, before, root_of
 from sdk.builders import CONFIG
 from sdk.surfaces import EVERY_WAY, Sdks, Surface
 
 pytestmark = pytest.mark.engine
 
 ATTESTED = CONFIG.replace("[server]", '[server]\ntls = "attested"')
-NAMED = re.compile(rb'"model":"vendor/\w+(?=")')  # stands in every answer, in the first event of every stream
 WAYS = {False: "buffered", True: "streamed"}
 EACH = pytest.mark.parametrize(
     ("surface", "stream"), EVERY_WAY, ids=[f"{surface.name}-{WAYS[stream]}" for surface, stream in EVERY_WAY]
@@ -37,10 +33,6 @@ def attested(engine_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Over TLS that ends in the workload."""
     with running(home_with_weights(tmp_path_factory.mktemp("attested"), engine_home), config=ATTESTED) as service:
         yield service
-
-
-def root_of(service: Running) -> Path:
-    return service.home / "simulator" / "root.pem"
 
 
 # Proven.
@@ -109,46 +101,10 @@ async def test_an_answer_is_proven_to_asyncio(
 # Altered on the way.
 
 
-@dataclass(frozen=True)
-class Plain:
-    """A service that whoever is on the way can read."""
-
-    port: int
-    tls: bool = False
-
-
-class Adversary:
-    """Changes one byte of the first answer that passes: a letter of the model's name. `changed`: how often it did."""
-
-    def __init__(self, relay: Relay, root: Path) -> None:
-        self.url = relay.url
-        self.policy = confide.Policy(trust_roots=(root,), require_channel=False)
-        self.changed = 0
-        self._relay = relay
-
-    def begin(self) -> None:
-        """From now on; before that the service is verified as it is."""
-        self._relay.to_client = self._change
-
-    def _change(self, data: bytes) -> bytes:
-        if self.changed:
-            return data
-        altered, self.changed = NAMED.subn(lambda found: found[0][:-1] + b"_", data, count=1)
-        return altered
-
-
-@pytest.fixture(scope="module")
-def plain(engine_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(home_with_weights(tmp_path_factory.mktemp("plain"), engine_home), config=CONFIG) as service:
-        yield service
-
-
 @pytest.fixture
-def adversary(plain: Running) -> Iterator[Adversary]:
-    port = urlsplit(plain.url).port
-    assert port is not None
-    with between(Plain(port)) as relay:
-        yield Adversary(relay, root_of(plain))
+def adversary(service: Running) -> Iterator[Adversary]:
+    with before(service) as found:
+        yield found
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 import javascript
 from attested_service import API_KEY, MODEL, Reply, Seen, serving
 from proxy_process import Started, started
-from running import home_with_weights, running
+from running import Running, home_with_weights, running
+from sdk.adversary import before, root_of
 from sdk.builders import CONFIG
 from sdk.builders import MODEL as REAL
 
@@ -46,3 +47,15 @@ def test_altered_answers_are_errors(node: Path, tmp_path: Path, file: str, name:
             ended = javascript.run(node, file, proxy.url, MODEL, key=API_KEY, only=f"^{name}$")
         assert ended == {name: None}
         assert len(service.prompts) == 1
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", javascript.names("openai_altered"))
+def test_of_no_surface_an_altered_answer_passes(node: Path, service: Running, tmp_path: Path, name: str) -> None:
+    with before(service) as adversary:
+        trusting = ("--trust-root", str(root_of(service)), "--no-require-channel")
+        with started(adversary.url, tmp_path, *trusting, simulated=False) as proxy:
+            adversary.begin()
+            ended = javascript.run(node, "openai_altered", proxy.url, REAL, only=f"^{name}$")
+    assert ended == {name: None}
+    assert adversary.changed == 1
