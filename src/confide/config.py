@@ -170,6 +170,10 @@ class Pricing(Section, frozen=True):
 
     prompt: Decimal = "0"
     completion: Decimal = "0"
+    image: Decimal | None = None
+    request: Decimal | None = None
+    input_cache_read: Decimal | None = None
+    input_cache_write: Decimal | None = None
 
 
 Kind = Literal["embedded", "local", "aci", "legacy-proxy", "openai"]
@@ -242,6 +246,8 @@ class Model(Section, frozen=True, kw_only=True):
     description: str | None = None
     provider: str = "confide"
     context_length: Positive | None = None
+    max_output_length: Positive | None = None
+    supported_parameters: tuple[Label, ...] | None = None  # what the engine behind an upstream honours
     vector_length: Positive | None = None  # of an embedding model that runs elsewhere, for the catalogue
     modalities: tuple[Literal["text", "image"], ...] = ("text",)
     projector: FilePath | None = None  # GGUF file of the image projector, needed with "image"
@@ -606,6 +612,12 @@ def check_choices(model: Model, config: Config) -> None:
     if config.is_embedded(model) and model.upstream_model is None:
         raise ConfigError(
             f"[[model]] {model.id}: the key upstream_model is missing", remedy="Name an entry of `confide models list`."
+        )
+    if config.is_embedded(model) and model.supported_parameters is not None:
+        raise ConfigError(
+            f"[[model]] {model.id}: supported_parameters is for models behind an upstream; of the embedded engine they "
+            "are known",
+            remedy="Leave it out.",
         )
     is_relayed = any(config.upstreams[name].kind != "embedded" for name in names)
     if ("image" in model.modalities) != (model.projector is not None) and not (is_relayed and model.projector is None):

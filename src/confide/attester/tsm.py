@@ -35,6 +35,7 @@ class TsmAttester:
     """Reports one after the other; those who come meanwhile wait in a bounded queue. Made by `open`."""
 
     kind = "tsm"
+    app_id = None
 
     def __init__(
         self,

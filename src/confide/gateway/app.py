@@ -91,7 +91,7 @@ class Gateway:
         self._others = Starlette(
             routes=[
                 *about.routes(self.readiness, self.keyset),
-                *models.routes(models_served),
+                *models.routes(models_served, app_id=attester.app_id),
                 *count_tokens.routes(
                     messages,
                     authenticator=authenticator,
