@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup serve test test-all coverage lint type bench bench-peers fuzz docs wheel lock format clean
+.PHONY: help setup js serve test test-all coverage lint type bench bench-peers fuzz docs wheel lock format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,13 +21,21 @@ LOCKED := --require-hashes --only-binary :all: -r
 
 setup: .venv/.ready  ## build .venv from the hash-locked requirements
 
+.venv/.js: .venv/.ready requirements/js.txt tests/js/package-lock.json
+	$(PIP) $(LOCKED) requirements/js.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --silent --prefix tests/js
+	@touch $@
+
+js: .venv/.js  ## Node and the official JavaScript SDKs, for the tests that run them
+
 serve: setup  ## run the service with the embedded model (ARGS="--port 9000")
 	$(BIN)/confide serve $(ARGS)
 
 test: setup  ## the tests that a change must pass (ARGS="-k receipts")
+	@$(MAKE) --no-print-directory js || echo "the JavaScript SDKs are not to be had here: their tests are skipped"
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
-test-all: setup  ## those and the long ones
+test-all: setup js  ## those and the long ones
 	$(BIN)/python -m pytest $(ARGS)
 
 coverage: setup  ## every branch of protocol/ and evidence/ is taken by those rooms' own tests
@@ -72,4 +80,4 @@ lock:  ## rewrite requirements/*.txt: releases a week old, hashes, no registry n
 	$(PYTHON) requirements/lock.py
 
 clean:  ## remove what set-up and tests made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf .venv tests/js/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -18,6 +18,7 @@ from confide.errors import CannotTell
 BENCHES = {
     "local": "bench.local",
     "overhead": "bench.overhead",
+    "workers": "bench.workers",
     "open-streams": "bench.open_streams",
     "client": "bench.client",
     "imports": "bench.importing",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Self
 
-Unit = Literal["×", "µs", "ms", "KiB", "MiB", "tokens/s", "of 1", "%"]
+Unit = Literal["×", "µs", "ms", "KiB", "MiB", "tokens/s", "/s", "of 1", "%"]
 
 
 @dataclass(frozen=True)

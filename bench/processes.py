@@ -54,20 +54,26 @@ class Target:
     rewrites: bool = False
 
     def cpu_s(self) -> float:
-        """User and system time of all its threads so far, ended ones too, in seconds."""
+        """User and system time of all its threads so far, ended ones too, and of its workers, in seconds."""
         # What clock_getcpuclockid(3) makes of a process id: nanoseconds, where /proc/PID/stat counts hundredths.
-        return time.clock_gettime((~self.pid << 3) | 2)
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in (self.pid, *descendants(self.pid)))
 
     def rss_bytes(self) -> int:
         """Resident memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
+def descendants(pid: int) -> list[int]:
+    """The children of a process, and theirs."""
+    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [each for child in children for each in (child, *descendants(child))]
+
+
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """This process, and what it starts meanwhile, on one core."""
+def pinned(*cores: int) -> Iterator[None]:
+    """This process, and what it starts meanwhile, on these cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -78,13 +84,13 @@ def pinned(core: int) -> Iterator[None]:
 def started(
     command: Sequence[str],
     *,
-    core: int,
+    core: int | Sequence[int],
     environment: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.PIPE,
     stderr: int | IO[bytes] | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process on `core`, all its threads from the first on. Ended on exit."""
-    with pinned(core):
+    """A process on `core`, or on several, all its threads from the first on. Ended on exit."""
+    with pinned(*([core] if isinstance(core, int) else core)):
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout, stderr=stderr, env=environment)
     try:
         yield process
@@ -105,7 +111,7 @@ def first_line(process: "subprocess.Popen[bytes]") -> str:
 
 
 @contextlib.contextmanager
-def child(module: str, *arguments: str, core: int) -> Iterator[tuple[int, dict[str, str | int]]]:
+def child(module: str, *arguments: str, core: int | Sequence[int]) -> Iterator[tuple[int, dict[str, str | int]]]:
     """`python -m module` on `core`: its process id and the JSON object of its first line."""
     with started([sys.executable, "-m", module, *arguments], core=core) as process:
         yield process.pid, json.loads(first_line(process))
@@ -124,6 +130,7 @@ class Stage:
     directory: Path
     engine: str
     port: int
+    pid: int
 
     @contextlib.contextmanager
     def relay(self, name: str, address: Address, module: str = "bench.floor") -> Iterator[Target]:
@@ -139,7 +146,7 @@ class Stage:
             yield Target("service", pid, int(line["port"]), str(line["key"]), home, rewrites=True)
 
     @contextlib.contextmanager
-    def local(self) -> Iterator[Target]:
+    def local(self, *options: str, name: str = "Confide", core: int | Sequence[int] = SERVER_CORE) -> Iterator[Target]:
         """`confide serve` in front of an upstream of kind `local`, with a fresh state directory."""
         home = self.fresh()
         (configuration := home / "confide.toml").write_text(CONFIGURATION.format(port=self.port, model=MODEL))
@@ -147,10 +154,10 @@ class Stage:
         made = subprocess.run(
             [*CONFIDE, "keys", "create", "bench"], env=environment, capture_output=True, check=True, text=True
         )
-        command = [*CONFIDE, "serve", "--port", "0", "--config", str(configuration)]
-        with started(command, core=SERVER_CORE, environment=environment, stderr=subprocess.DEVNULL) as process:
+        command = [*CONFIDE, "serve", "--port", "0", "--config", str(configuration), *options]
+        with started(command, core=core, environment=environment, stderr=subprocess.DEVNULL) as process:
             address = int(first_line(process).removeprefix(READY).rsplit(":", 1)[1])
-            yield Target("Confide", process.pid, address, made.stdout.strip(), home)
+            yield Target(name, process.pid, address, made.stdout.strip(), home)
 
     def fresh(self) -> Path:
         """A new directory."""
@@ -158,9 +165,10 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(*, interval_s: float = 0.2) -> Iterator[Stage]:
-    """A scripted engine whose paced scene has a token each `interval_s`; this process moves to its core."""
-    with tempfile.TemporaryDirectory(prefix="confide-bench-") as name, pinned(LOAD_CORE):
+def stage(*, interval_s: float = 0.2, core: int | Sequence[int] = LOAD_CORE) -> Iterator[Stage]:
+    """A scripted engine whose paced scene has a token each `interval_s`; this process moves to its core, or cores."""
+    cores = [core] if isinstance(core, int) else core
+    with tempfile.TemporaryDirectory(prefix="confide-bench-") as name, pinned(*cores):
         path = str(Path(name) / "engine.sock")
-        with child("bench.engine", path, str(interval_s), core=LOAD_CORE) as (_, line):
-            yield Stage(Path(name), path, int(line["port"]))
+        with child("bench.engine", path, str(interval_s), core=core) as (pid, line):
+            yield Stage(Path(name), path, int(line["port"]), pid)

@@ -22,8 +22,9 @@ from confide.engine.shaping import EngineFacts, special_pattern
 from confide.engine.slots import Slots
 from confide.gateway.app import Gateway
 from confide.gateway.lifecycle import Lifecycle
+from confide.gateway.listening import bound_socket, run_server
 from confide.gateway.models import ModelTable, ServedModel
-from confide.gateway.service import bound_socket, known_keys, run_server
+from confide.gateway.service import known_keys
 from confide.store.sqlite import open_store
 from confide.telemetry.logs import Log
 from confide.upstream.channel import Channel, Timeouts, UnixAddress

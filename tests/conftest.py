@@ -9,6 +9,7 @@ import pytest
 
 from confide.engine import catalogue, pull
 from confide.errors import CannotTell
+from javascript import INSTALLED, NODE
 from weights_server import WeightsServer, serving
 
 REPOSITORY = Path(__file__).parent.parent
@@ -31,6 +32,17 @@ def engine_home() -> Path:
             raise  # a run that is to decide may not pass on tests that it left out
         pytest.skip(f"the weights are not here and cannot be fetched: {error}")
     return home
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """Node, with the JavaScript SDKs beside the tests that use them."""
+    if not (NODE.exists() and INSTALLED.exists()):
+        reason = "Node and the JavaScript SDKs are not installed: `make js` does that"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return NODE
 
 
 @pytest.fixture

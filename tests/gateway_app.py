@@ -36,7 +36,7 @@ from confide.gateway.auth import Authenticator
 from confide.gateway.http import Protocol, announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
-from confide.gateway.service import attested_tls
+from confide.gateway.tls import attested_tls
 from confide.protocol.canonical import digest_of, digest_text
 from confide.protocol.receipt import (
     FORWARDED,

@@ -14,11 +14,22 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from typing import Protocol
 
-from attested_service import STOP_WITHIN_S, AttestedService
+from attested_service import STOP_WITHIN_S
 from tls_files import TlsFiles
 
 READ_BYTES = 64 * 1024
+
+
+class Reached(Protocol):
+    """The service, as whoever connects to it knows it: its port on 127.0.0.1, and whether it speaks TLS."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def tls(self) -> bool: ...
 
 
 def unchanged(data: bytes) -> bytes:
@@ -30,7 +41,7 @@ class Relay:
     it makes of the bytes that it can read, a read at a time.
     """
 
-    def __init__(self, service: AttestedService, own: TlsFiles | None) -> None:
+    def __init__(self, service: Reached, own: TlsFiles | None) -> None:
         self.port = self.inner_port = 0
         self.connections = 0
         self.read = b""
@@ -104,7 +115,7 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chang
 
 
 @contextlib.contextmanager
-def between(service: AttestedService, own: TlsFiles | None = None) -> Iterator[Relay]:
+def between(service: Reached, own: TlsFiles | None = None) -> Iterator[Relay]:
     """A relay in a thread, in front of the service. `own`: its key and certificate, to intercept TLS with."""
     relay = Relay(service, own)
     started = threading.Event()

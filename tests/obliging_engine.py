@@ -5,14 +5,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from confide.config import Config, Limits, Model
+from confide.config import Config, Limits, Model, Pricing
 from confide.gateway.openapi.inference import EMBEDDING_MODEL, MODEL
 from gateway_app import VECTOR_LENGTH
 from scripted import Script, SeenRequest, response
 
+EVERY_PRICE = Pricing(image="0.1", request="0.2", input_cache_read="0.3", input_cache_write="0.4")
 CONFIG = Config(
     model=(
-        Model(id=MODEL, upstream_model="scripted"),
+        Model(id=MODEL, upstream_model="scripted", pricing=EVERY_PRICE),
         Model(id=EMBEDDING_MODEL, kind="embeddings", upstream_model="scripted"),
     ),
     limits=Limits(queue=1024),

@@ -26,7 +26,7 @@ from confide.gateway.http import announcing
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
 from confide.gateway.reload import Reload
-from confide.gateway.service import attested_tls, tls_spki_sha256
+from confide.gateway.tls import attested_tls, tls_spki_sha256
 from confide.gateway.upstreams import Upstreams, open_upstreams, served_models
 from confide.protocol.receipt import Receipt, parse_receipt, signature_fault
 from confide.store.sqlite import SqliteStore, open_store

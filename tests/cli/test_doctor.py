@@ -489,6 +489,21 @@ def test_the_gateway_needs_a_core_of_its_own(threads: int, count: int, status: s
     assert service.cores(Engine(threads=threads), count).status == status
 
 
+@pytest.mark.parametrize(("number", "statuses"), [(1, []), (2, ["ok"]), (3, ["warn"])])
+def test_workers_are_held_against_the_cores(number: int, statuses: list[str]) -> None:
+    assert [finding.status for finding in service.workers(number, 2)] == statuses
+
+
+def test_memory_counts_the_processes(home: Path) -> None:
+    one, four = (Config(model=(TINY,), server=Server(workers=number)) for number in (1, 4))
+    needed = service.AROUND_BYTES + service.model_bytes(TINY, one.engine, home)
+    more = service.worker_bytes(4)
+    assert service.memory(one, home, needed).status == "ok"
+    assert more > 4 * service.WORKER_BYTES
+    assert service.memory(four, home, needed + more).status == "ok"
+    assert service.memory(four, home, needed + more - 1).status == "warn"
+
+
 def test_memory_counts_weights_and_a_cache_for_each_slot(home: Path) -> None:
     config = Config(model=(TINY,), engine=Engine(slots=4, context_length=4096))  # the file says 2048 at most
     cache = 4 * 2048 * (2 * 30 * 3 * 64 * 2)

@@ -3,21 +3,19 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import anthropic
 import httpx2
 import openai
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
@@ -29,13 +27,12 @@ from confide.gateway.app import Gateway
 from confide.telemetry.logs import Log
 from confide.verifier.policy import Policy
 from gateway_app import answering, chat, listening, raw_connection, serving_scripted, token
+from proxy_process import started
 from running import home_with_weights, running
 from scripted import sse_head
 from sdk.builders import HELLO, NAMED, WEATHER, WEATHER_TOOL
 
-CONFIDE = Path(sys.executable).parent / "confide"
 T = TypeVar("T")
-READY = "confide: proxy ready on "
 QUESTION: Any = {"model": MODEL, "messages": [{"role": "user", "content": "a secret question"}]}
 
 
@@ -293,6 +290,26 @@ async def test_the_sdk_raises_out_of_an_altered_stream(service: AttestedService,
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "The answer is 43."
 
 
+@pytest.mark.parametrize("is_stream", [False, True], ids=["buffered", "streamed"])
+async def test_to_anthropics_sdk_it_speaks_the_form_that_this_reads(
+    service: AttestedService, proxy: Proxied, is_stream: bool
+) -> None:
+    """An event that is not named is none to it."""
+    service.alter["answer"] = altered
+    async with AsyncAnthropic(base_url=proxy.url, api_key=API_KEY) as client:
+
+        async def ask() -> None:
+            answer: Any = await client.messages.create(**QUESTION, max_tokens=5, stream=is_stream)
+            await take(answer)
+
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            await ask()
+    body: Any = caught.value.body
+    assert (body["type"], body["error"]["type"]) == ("error", "api_error")
+    assert body["error"]["message"].startswith("receipt-4: got sha256:")
+    assert len(service.prompts) == 1
+
+
 async def test_an_answer_without_a_receipt_is_an_error(service: AttestedService, proxy: Proxied) -> None:
     service.alter["answer"] = lambda reply, _: reply.but(x_receipt_id=None)
     answer = await proxy.http.post("/v1/chat/completions", json=QUESTION)
@@ -421,42 +438,6 @@ async def test_a_tool_that_leaves_inside_its_request_is_no_trouble(service: Atte
 
 
 # The program.
-
-
-@dataclass
-class Started:
-    """`confide proxy` as a process."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-    stderr: Path
-
-    def terminate(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
-@contextlib.contextmanager
-def started(root: str, home: Path, *arguments: str, **variables: str) -> Iterator[Started]:
-    """The program on a free port, ready."""
-    stderr = home / "proxy-stderr.txt"
-    command = [str(CONFIDE), "proxy", root, "--port", "0", "--allow-simulated", *arguments]
-    environ = {**os.environ, "CONFIDE_HOME": str(home), **variables}
-    with stderr.open("w") as err:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environ)
-    try:
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        assert first.startswith(READY), stderr.read_text()
-        assert first.endswith(f" for {root}\n")
-        yield Started(first.removeprefix(READY).split()[0], process, stderr)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(20)
-        assert process.stdout is not None
-        assert process.stdout.read() == ""
-        process.stdout.close()
 
 
 def test_it_verifies_then_says_that_it_is_ready_and_ends_on_sigterm(service: AttestedService, tmp_path: Path) -> None:

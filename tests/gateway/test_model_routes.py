@@ -1,14 +1,18 @@
 """The catalogue (wire contract 3.1): what there is, by provider, one by one, under each of its names."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError
 
+from confide.attester.simulated import SimulatedAttester
 from confide.config import Config, Model, Pricing
+from confide.errors import ConfigError
 from gateway_app import ScriptedGateway, answering, serving_scripted
+from relay_app import local, model, parsed, serving_upstreams
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -21,7 +25,8 @@ MODELS = (
         description="The first.",
         provider="acme",
         context_length=2048,
-        pricing=Pricing(prompt="0.0000001", completion="0.0000004"),
+        pricing=Pricing(prompt="0.0000001", completion="0.0000004", image="0.001"),
+        max_output_length=1024,
     ),
     Model(id="other/two", upstream_model="scripted"),
 )
@@ -72,7 +77,8 @@ async def test_an_entry_has_every_documented_member(gateway: ScriptedGateway) ->
 async def test_what_the_operator_wrote_is_shown(gateway: ScriptedGateway) -> None:
     entry = (await gateway.client.get("/v1/models/acme/one")).json()
     assert (entry["name"], entry["description"], entry["context_length"]) == ("One", "The first.", 2048)
-    assert entry["pricing"] == {"prompt": "0.0000001", "completion": "0.0000004"}
+    assert entry["pricing"] == {"prompt": "0.0000001", "completion": "0.0000004", "image": "0.001"}
+    assert entry["max_output_length"] == 1024
     assert (entry["owned_by"], entry["providers"]) == ("acme", ["acme"])
 
 
@@ -149,3 +155,24 @@ async def test_the_catalogue_is_open_and_asks_no_engine(gateway: ScriptedGateway
         for path in ("/v1/models", "/v1/models/acme", "/v1/models/acme/one", "/v1/embeddings/models"):
             assert (await gateway.client.get(path, headers=headers)).status_code == 200
     assert len(gateway.engine.requests) == before
+
+
+async def test_the_platforms_name_of_the_application_stands_in_what_runs_inside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SimulatedAttester, "app_id", "86e59625be93207b")
+    async with serving_scripted(tmp_path, answering("Hi"), config=Config(model=MODELS)) as gateway:
+        for entry in (await gateway.client.get("/v1/models")).json()["data"]:
+            assert entry["metadata"] == {"tee": False, "simulated_tee": True, "appid": "86e59625be93207b"}
+
+
+async def test_what_the_engine_behind_an_upstream_honours_is_its_operators_to_say(tmp_path: Path) -> None:
+    text = local(1) + model('"engine"', supported_parameters=["temperature", "max_tokens"])
+    async with serving_upstreams(tmp_path, text) as gateway:
+        [entry] = (await gateway.client.get("/v1/models")).json()["data"]
+        assert entry["supported_parameters"] == ["max_tokens", "temperature"]
+
+
+async def test_of_the_embedded_engine_it_is_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="supported_parameters"):
+        parsed(tmp_path, model('"embedded"', upstream_model="smollm2-135m", supported_parameters=["temperature"]))

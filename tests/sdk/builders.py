@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 MODEL = "vendor/tiny"
 ALIAS = "gpt-4o-mini"
+EMBEDDING_MODEL = "vendor/vectors"
 MAX_BODY_BYTES = 100_000
 CONFIG = f"""
 [server]
@@ -23,6 +24,11 @@ id = "{MODEL}"
 aliases = ["{ALIAS}"]
 upstream_model = "smollm2-135m"
 provider = "vendor"
+
+[[model]]
+id = "{EMBEDDING_MODEL}"
+kind = "embeddings"
+upstream_model = "all-minilm-l6-v2"
 """
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]

@@ -47,7 +47,7 @@ def measured(*names: str, options: tuple[str, ...] = ()) -> list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     """One run of all that need no model."""
-    return measured("imports", "client", "open-streams", "overhead", "local", "million")
+    return measured("imports", "client", "open-streams", "overhead", "local", "workers", "million")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,16 @@ def test_service_and_floor_are_compared_in_the_same_run(figures: dict[str, dict[
     assert figures[f"{kind}, 32 connections: floor, CPU"]["value"] > 0
     assert figures[f"{kind}, 1 connection: service, p99 latency"]["value"] > 0
     assert f"added median latency: {kind}, 1 connection" in figures
+
+
+@pytest.mark.parametrize("kind", ["buffered", "50-chunk stream"])
+def test_workers_are_compared_in_the_same_run(figures: dict[str, dict[str, Any]], kind: str) -> None:
+    case = f"{kind}, 32 connections"
+    for workers in ("1 worker", "2 workers"):
+        assert figures[f"{case}: requests a second [{workers}]"]["value"] > 0
+        assert figures[f"{case}: CPU [{workers}]"]["value"] > 0
+        assert figures[f"{case}: CPU of load and engine [{workers}]"]["value"] > 0
+    assert figures[f"CPU a request, 2 workers / 1: {case}"]["value"] > 0
 
 
 @pytest.mark.parametrize("kind", ["buffered", "50-chunk stream", "1,000-chunk stream"])
@@ -131,7 +141,7 @@ def test_a_peer_that_does_not_listen_is_named_with_what_it_said(tmp_path: Path) 
     peer = Peer("Peer 1", lambda _: [["true"]], lambda *_: said, {}, lambda _: (), scratch=tmp_path)
     peer.install()
 
-    with pytest.raises(CannotTell, match=r"status 3.*no such option"), peer.serve(Stage(tmp_path, "unused", 1)):
+    with pytest.raises(CannotTell, match=r"status 3.*no such option"), peer.serve(Stage(tmp_path, "unused", 1, 1)):
         pytest.fail("it was served")
 
 

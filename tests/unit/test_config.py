@@ -97,7 +97,7 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, tls, tls_cert"]),
+        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, workers, tls, tls_cert"]),
         ("[sever]", ["unknown key 'sever'", "server, attester"]),
         (MODEL + "pricing = { input = 1 }", ["[[model]] number 1, pricing", "'input'", "prompt, completion"]),
         ("server = 3", ["[server]", "expected a table, got a whole number"]),
@@ -283,3 +283,15 @@ def test_a_source_of_gpu_evidence_may_come_from_the_environment(file: Path) -> N
     file.write_text("")
     attester = config.load(file, environ=variables).attester
     assert (attester.gpu, attester.gpu_command[-1]) == ("command", "${nonce}")
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "-1", "1.5", "true", '"many"'])
+def test_workers_beyond_sense_are_refused(file: Path, workers: str) -> None:
+    assert "[server] workers" in refusal(file, f"[server]\nworkers = {workers}\n")
+
+
+def test_workers_are_one_unless_they_are_asked_for(file: Path) -> None:
+    assert Config().server.workers == 1
+    assert load(file, "", CONFIDE_SERVER_WORKERS="4").server.workers == 4
+    with pytest.raises(ConfigError, match=r"--workers"):
+        config.load(None, environ={}, overrides={"server": {"workers": 65}})

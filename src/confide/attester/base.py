@@ -133,6 +133,10 @@ class Attester(Protocol):
         """True when no hardware protects the keys and the evidence. Every label of the service follows it."""
 
     @property
+    def app_id(self) -> str | None:
+        """What the platform calls this application, None where it has no such name."""
+
+    @property
     def keys(self) -> LegacyKeys:
         """The signing keys that this attester's evidence binds."""
 

@@ -104,6 +104,12 @@ class DstackAttester:
             deadline_s=deadline_s,
         )
 
+    @property
+    def app_id(self) -> str | None:
+        """See Attester.app_id."""
+        stated = self._info.get("app_id")
+        return stated if isinstance(stated, str) and stated else None
+
     async def attest(self, report_data: bytes) -> Evidence:
         """Fresh evidence over exactly 64 bytes, else ValueError.
 

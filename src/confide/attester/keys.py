@@ -137,6 +137,29 @@ def expand(seed: bytes, label: bytes, length: int) -> bytes:
     return HKDF(SHA256(), length, salt=None, info=b"confide/v1/" + label).derive(seed)
 
 
+class DrawnSeed:
+    """32 bytes drawn at a start, where no platform gives keys. Processes that are forked after that have the same."""
+
+    __slots__ = ("_seed",)
+
+    def __init__(self) -> None:
+        self._seed = os.urandom(SEED_BYTES)
+
+    def legacy(self) -> LegacyKeys:
+        """The keys of the legacy signatures and of the seals."""
+        return LegacyKeys.derive(self._seed)
+
+    def workload(self) -> "WorkloadKeys":
+        """The keys of the keyset."""
+        return WorkloadKeys.derive(self._seed)
+
+    def __repr__(self) -> str:
+        return "<DrawnSeed>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("DrawnSeed cannot be copied or pickled: private keys stay in the object that holds them")
+
+
 class ReceiptSigner:
     """The key that signs the receipts of one epoch (wire contract 7.1, 7.6)."""
 
@@ -242,6 +265,11 @@ class WorkloadKeys:
         """The key that signs receipts in this epoch; `key_id` is `receipt-` and its number."""
         key = Ed25519PrivateKey.from_private_bytes(expand(self._receipt_seed, b"receipt ed25519/%d" % epoch, 32))
         return ReceiptSigner(f"receipt-{epoch}", key)
+
+    @property
+    def public_identity(self) -> str:
+        """What tells these keys from others: the public key of epoch 0 and the TLS key's digest, hex."""
+        return f"{self.receipt(0).public_key_hex}.{self.tls.spki_sha256.hex()}"
 
     def __repr__(self) -> str:
         return f"<WorkloadKeys {self.tls}>"

@@ -16,6 +16,7 @@ from confide.attester import simulated_tsm
 from confide.attester.base import Attester
 from confide.attester.dstack import DstackAttester
 from confide.attester.dstack_agent import ENDPOINT_VARIABLE, SOCKETS, GuestAgent, find_agent
+from confide.attester.keys import DrawnSeed
 from confide.attester.own_collateral import OwnCollateral
 from confide.attester.simulated import SimulatedAttester
 from confide.attester.simulated_tsm import SimulatedTsmFiles, find_simulated_tsm
@@ -136,9 +137,11 @@ async def open_attester(
     environ: Mapping[str, str] = os.environ,
     may_write: MayWrite = may_write,
     collateral: OwnCollateral | None = None,
+    seed: DrawnSeed | None = None,
 ) -> Attester:
     """The attester that `[attester] kind` asks for, tried once. `home`: the state directory. `now`: Unix seconds.
     `collateral`: what travels with the evidence of hardware; the simulated TEE makes its own.
+    `seed`: what keys follow from that neither platform nor disk gives; None draws one.
 
     Raises ConfigError for one that does not work; there is no falling back.
     """
@@ -150,8 +153,8 @@ async def open_attester(
         socket = find_simulated_tsm(environ)
         if socket is not None:
             reader = TsmReader(SimulatedTsmFiles(socket), socket)
-            return await TsmAttester.open(reader, collateral=collateral, simulated=True)
-        return await TsmAttester.open(TsmReader(directory=root / TSM), collateral=collateral)
+            return await TsmAttester.open(reader, collateral=collateral, simulated=True, seed=seed)
+        return await TsmAttester.open(TsmReader(directory=root / TSM), collateral=collateral, seed=seed)
     if chosen == "simulated":
         return SimulatedAttester(home, now)
     raise ConfigError(

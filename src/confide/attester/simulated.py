@@ -30,6 +30,7 @@ class SimulatedAttester:
     """
 
     kind = "simulated"
+    app_id = None
     tee_type = "tdx"
     simulated = True
 

@@ -6,12 +6,11 @@ alone, and end with the process: a restart makes a new keyset.
 
 import asyncio
 import base64
-import os
 from dataclasses import replace
 from typing import Self
 
 from confide.attester.base import Evidence, SnpCertificates
-from confide.attester.keys import SEED_BYTES, LegacyKeys, WorkloadKeys
+from confide.attester.keys import DrawnSeed
 from confide.attester.one_thread import OneThread
 from confide.attester.own_collateral import OwnCollateral
 from confide.attester.own_output import REPORT_DATA_BYTES, require_same, snp_report_data, tdx_report_data
@@ -36,6 +35,7 @@ class TsmAttester:
     """Reports one after the other; those who come meanwhile wait in a bounded queue. Made by `open`."""
 
     kind = "tsm"
+    app_id = None
 
     def __init__(
         self,
@@ -45,12 +45,13 @@ class TsmAttester:
         collateral: OwnCollateral | None = None,
         deadline_s: float = DEADLINE_S,
         simulated: bool = False,
+        seed: DrawnSeed | None = None,
     ) -> None:
-        """`provider`: "tdx_guest" or "sev_guest". `simulated`: see `open`. Draws the keys."""
+        """`provider`: "tdx_guest" or "sev_guest". `simulated`, `seed`: see `open`."""
         self.simulated = simulated
-        seed = os.urandom(SEED_BYTES)  # held by the two objects below and nobody else
-        self.keys = LegacyKeys.derive(seed)
-        self.workload_keys = WorkloadKeys.derive(seed)
+        drawn = seed or DrawnSeed()
+        self.keys = drawn.legacy()
+        self.workload_keys = drawn.workload()
         self.tee_type = TEE_TYPES[provider]
         self._provider = provider
         self._reader = reader
@@ -65,11 +66,14 @@ class TsmAttester:
         collateral: OwnCollateral | None = None,
         deadline_s: float = DEADLINE_S,
         simulated: bool = False,
+        seed: DrawnSeed | None = None,
     ) -> Self:
         """Ask who answers, and for one report, to see that this platform is one whose evidence can be served.
 
         `collateral`: what travels with quotes, and with reports where the host gave no certificates; None leaves it to
         verifiers. `deadline_s`: for each report, waiting included. `simulated`: the reader's files are no kernel's.
+        `seed`: what the keys follow from, where several processes have the same; None draws one.
+
         Raises ConfigError, which says what is missing.
         """
         thread = OneThread("tsm-attester-start", max_waiting=1, deadline_s=deadline_s)
@@ -80,7 +84,9 @@ class TsmAttester:
                     f'[attester] kind = "tsm": the provider is {provider[:40]!r}, expected {TDX} or {SNP}',
                     remedy="Other platforms are not supported by this version.",
                 )
-            attester = cls(reader, provider, collateral=collateral, deadline_s=deadline_s, simulated=simulated)
+            attester = cls(
+                reader, provider, collateral=collateral, deadline_s=deadline_s, simulated=simulated, seed=seed
+            )
             await attester.attest(bytes(REPORT_DATA_BYTES))
         except (TsmError, NotReady, InternalError) as error:
             reason = error.message if isinstance(error, NotReady | InternalError) else str(error)

@@ -67,6 +67,7 @@ def of_configuration(path: Path | None, progress: "Progress") -> Iterator[Findin
 def of_service(config: Config, home: Path, progress: "Progress") -> Iterator[Finding]:
     """What the service would meet at its start, in that order."""
     from confide.cli import doctor_service as service  # the gateway; not needed to say that there is no configuration
+    from confide.cli.doctor_upstreams import upstreams
     from confide.config import is_loopback
 
     host, url = config.server.host, config.store.url
@@ -76,7 +77,9 @@ def of_service(config: Config, home: Path, progress: "Progress") -> Iterator[Fin
     yield state.api_keys(url, home, host=host, is_loopback=is_loopback(host))
     for model in filter(config.is_embedded, config.model):
         yield service.weights(model, home, progress)
+    yield from upstreams(config)
     yield service.cores(config.engine)
+    yield from service.workers(config.server.workers)
     yield service.memory(config, home, service.available_memory())
 
 

@@ -1,6 +1,7 @@
 """What `confide doctor` asks of the configured service: its address, its weights, and what they take."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from confide import config as configuration
@@ -16,10 +17,11 @@ from confide.engine.progress import Progress
 from confide.engine.supervisor import default_threads
 from confide.errors import ConfideError, ConfigError
 from confide.gateway.engines import check_kind
-from confide.gateway.service import bound_socket
+from confide.gateway.listening import bound_socket
 
 KEY_OR_VALUE_BYTES = 2  # an element of the KV cache, f16
 AROUND_BYTES = 250_000_000  # the gateway, and the engine's buffers (measured: 100 MB and 60 MB for small models)
+WORKER_BYTES, LOOKING_AFTER_BYTES = 30_000_000, 50_000_000  # (measured: 25 MB each; 69 MB, of which one has 57 too)
 GEOMETRY = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
 
 
@@ -98,6 +100,17 @@ def cores(engine: Engine, count: int | None = None) -> Finding:
     return ok("cores", found)
 
 
+def workers(number: int, count: int | None = None) -> Sequence[Finding]:
+    """Worker processes against cores, where there are several of them. `count`: of cores, as found by default."""
+    count = count or usable_cores()
+    if number == 1:
+        return []
+    found = f"worker processes: {number}, cores: {count}"
+    if number > count:
+        return [warn("workers", found, f"Set [server] workers = {count}: more of them wait for each other.")]
+    return [ok("workers", found)]
+
+
 def usable_cores() -> int:
     """Those this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -106,9 +119,8 @@ def usable_cores() -> int:
 def memory(config: Config, home: Path, available_bytes: int | None) -> Finding:
     """Weights and KV cache of every model against what is free. `available_bytes` None: this system does not tell."""
     try:
-        needed = AROUND_BYTES + sum(
-            model_bytes(each, config.engine, home) for each in config.model if config.is_embedded(each)
-        )
+        needed = AROUND_BYTES + worker_bytes(config.server.workers)
+        needed += sum(model_bytes(each, config.engine, home) for each in config.model if config.is_embedded(each))
     except ConfideError:
         return warn("memory", "not known until the weights are here and whole")
     found = f"about {size(needed)} needed for {config.engine.slots} slots of {config.engine.context_length} tokens"
@@ -120,6 +132,11 @@ def memory(config: Config, home: Path, available_bytes: int | None) -> Finding:
     if needed > available_bytes:
         return warn("memory", found, "Set fewer slots or a shorter context_length in [engine], or free memory.")
     return ok("memory", found)
+
+
+def worker_bytes(workers: int) -> int:
+    """What several processes take beyond one: each of them, and the two that look after them."""
+    return 0 if workers == 1 else workers * WORKER_BYTES + LOOKING_AFTER_BYTES
 
 
 def model_bytes(model: Model, engine: Engine, home: Path) -> int:

@@ -31,10 +31,12 @@ def serve(
     config: Path | None = typer.Option(None, "--config", help="Configuration file (TOML)."),
     host: str | None = typer.Option(None, "--host", help="Address to listen on; other than loopback needs an API key."),
     port: int | None = typer.Option(None, "--port", help="Port to listen on."),
+    workers: int | None = typer.Option(None, "--workers", help="Processes that serve, with the same keys and engine."),
     print_config: bool = typer.Option(False, "--print-config", help="Show the effective configuration and exit."),
 ) -> None:
     """Run the service: the embedded model and a simulated TEE unless the configuration says otherwise."""
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    options = {"host": host, "port": port, "workers": workers}
+    given = {name: value for name, value in options.items() if value is not None}
 
     def read() -> Config:
         return configuration.load(config, overrides={"server": given})
@@ -60,7 +62,12 @@ def run(config: Config, home: Path, reread: Callable[[], Config]) -> None:
     from confide.gateway import service
 
     try:
-        uvloop.run(service.serve(config, home, announce=announce, reread=reread))
+        if config.server.workers > 1:
+            from confide.gateway import workers
+
+            workers.serve(config, home, announce=announce, reread=reread)
+        else:
+            uvloop.run(service.serve(config, home, announce=announce, reread=reread))
     except GgufError:
         for model in filter(config.is_embedded, config.model):
             # A header that cannot be read: most likely these are not the recorded bytes.
@@ -111,7 +118,7 @@ def fetch(weights: "Weights", config: Config, home: Path) -> None:
     from confide.attester.selection import usable
     from confide.cli.progress import reporting
     from confide.engine import pull
-    from confide.gateway.service import bound_socket
+    from confide.gateway.listening import bound_socket
     from confide.store import lock_state
 
     usable(config.attester.kind)
@@ -134,7 +141,7 @@ def announce(service: "Service") -> None:
 
 def first_asked(service: "Service") -> Model:
     """The model of the examples: one to chat with, if there is one."""
-    models = [served.model for served in service.models]
+    models = service.config.model
     return next((model for model in models if model.kind == "chat"), models[0])
 
 
@@ -144,14 +151,16 @@ def banner(service: "Service") -> "Table":
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    names = ", ".join(f"{served.model.id} ({served.description})" for served in service.models)
+    names = ", ".join(f"{served.id} ({served.description})" for served in service.models)
     table.add_row("model", names)
-    if service.attester.simulated:
+    if service.platform.simulated:
         table.add_row("TEE", "[bold yellow]SIMULATED TEE: no hardware protection[/]")
     else:
-        table.add_row("TEE", f"[bold green]{service.attester.tee_type}[/] ({service.attester.kind})")
+        table.add_row("TEE", f"[bold green]{service.platform.tee_type}[/] ({service.platform.kind})")
     table.add_row("store", service.store_path)
     table.add_row("access", "open: no API key was created, this machine only" if service.is_open else "API key")
+    if service.config.server.workers > 1:
+        table.add_row("workers", str(service.config.server.workers))
     table.add_row("address", service.url)
     table.add_row("keyset", service.keyset_digest)
     table.add_row("channel", Text(channel(service)))
@@ -170,7 +179,7 @@ def curl_line(service: "Service", model: Model) -> str:
     key = "" if service.is_open else ' -H "Authorization: Bearer $CONFIDE_API_KEY"'
     insecure = " --insecure" if service.url.startswith("https") else ""
     if service.config.server.tls == "attested":
-        pin = base64.b64encode(service.attester.workload_keys.tls.spki_sha256).decode()
+        pin = base64.b64encode(service.platform.tls_spki_sha256).decode()
         insecure += f" --pinnedpubkey sha256//{pin}"
     path, members = "chat/completions", '"messages": [{"role": "user", "content": "Say hello."}]'
     if model.kind == "embeddings":

@@ -6,7 +6,7 @@ Every request goes out through a `confide.AsyncClient`, which verifies the servi
 before it counts; what it refuses becomes something that no tool takes for an answer:
 
     a buffered answer     502 with the error of wire contract 4, `x-should-retry: false`
-    a stream              an error event (2.7) in place of its end, no `[DONE]`, and the connection is cut
+    a stream              an error event (2.7, 3.5) in place of its end, no `[DONE]`, and the connection is cut
 
 After the first failure nothing is sent any more until the proxy is restarted. What is no prompt, and a refusal by the
 service, is passed on and proves nothing. A redirect is not passed on: the tool would follow it past the proxy.
@@ -32,6 +32,7 @@ from confide.client.proof import Proof
 from confide.client.sending import CREDENTIALS, Destination, is_event_stream
 from confide.errors import NotFound, RequestTooLarge, UpstreamFailed, VerificationError, WireError
 from confide.evidence.result import Verification
+from confide.protocol.messages_errors import messages_error, messages_tail
 from confide.telemetry.logs import Log
 
 Scope = MutableMapping[str, Any]
@@ -61,6 +62,7 @@ NOT_ASKED_ON = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 NOT_ANSWERED_ON = HOP_BY_HOP | {b"alt-svc"}  # it would lead around the proxy
 OURS = b"x-confide-"  # only this proxy says such a thing
 VERDICT = OURS + b"verdict"
+MESSAGES = "/v1/messages"  # and what is below: its SDK reads no errors but those of its own form
 
 # What a log line may name; any other path is the tool's own text.
 ENDPOINTS = frozenset(
@@ -111,11 +113,12 @@ class Record:
 
 
 class Reply:
-    """The response to the tool."""
+    """The response to the tool, with errors in the form of the surface that it asked."""
 
     def __init__(self, send: Send, record: Record) -> None:
         self._send = send
         self._record = record
+        self._is_messages = record.endpoint.startswith(MESSAGES)
 
     async def start(self, status: int, headers: Iterable[Header]) -> None:
         self._record.status = status
@@ -130,7 +133,7 @@ class Reply:
 
     async def refuse(self, error: WireError) -> None:
         """The error as a whole response (wire contract 4)."""
-        body = msgspec.json.encode(error.body())
+        body = messages_error(error.status, error.message) if self._is_messages else msgspec.json.encode(error.body())
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if isinstance(error, Unproven):
             headers.append((b"x-should-retry", b"false"))
@@ -140,9 +143,11 @@ class Reply:
         await self.end()
 
     async def break_off(self, error: WireError, *, is_stream: bool) -> None:
-        """Nothing more comes of a response that has begun; a stream says why (wire contract 2.7)."""
+        """Nothing more comes of a response that has begun; a stream says why (wire contract 2.7, 3.5)."""
         self._note(error)
-        if is_stream:
+        if is_stream and self._is_messages:
+            await self.data(messages_tail(error.status, error.message))
+        elif is_stream:
             told = {"error": {**error.body()["error"], "code": error.status}}
             await self.data(b"data: " + msgspec.json.encode(told) + b"\n\n")
 

@@ -38,11 +38,7 @@ class Slots:
 
         Raises InvalidRequest when they never would, however long the caller waits.
         """
-        most = self._count + self._queue
-        if wanted > most:
-            raise InvalidRequest(f"n must be at most {most} here", param="n")
-        if wanted > self._free + self._queue - len(self._waiting):
-            raise self._full()
+        require_room(wanted, count=self._count, queue=self._queue, free=self._free, waiting=len(self._waiting))
 
     async def acquire(self) -> None:
         """Take a slot, waiting for one. Raises NotReady when none came free in time, LimitReached when the queue is
@@ -52,7 +48,7 @@ class Slots:
             self._free -= 1
             return
         if len(self._waiting) >= self._queue:
-            raise self._full()
+            raise full(self._count, len(self._waiting))
         await self._turn()
 
     def release(self) -> None:
@@ -103,7 +99,16 @@ class Slots:
         elif not turn.cancelled() and turn.exception() is None:
             self.release()  # granted in the very moment of the cancellation
 
-    def _full(self) -> LimitReached:
-        """The wait grows with the queue: about a second a round of generations."""
-        seconds = 1 + len(self._waiting) // self._count
-        return LimitReached("too many requests are waiting; try again shortly", retry_after_s=seconds)
+
+def require_room(wanted: int, *, count: int, queue: int, free: int, waiting: int) -> None:
+    """See `Slots.check_room`."""
+    most = count + queue
+    if wanted > most:
+        raise InvalidRequest(f"n must be at most {most} here", param="n")
+    if wanted > free + queue - waiting:
+        raise full(count, waiting)
+
+
+def full(count: int, waiting: int) -> LimitReached:
+    """The wait grows with the queue: about a second a round of generations."""
+    return LimitReached("too many requests are waiting; try again shortly", retry_after_s=1 + waiting // count)

@@ -51,10 +51,16 @@ class Supervisor:
         self._next_try = 0.0
         self._stopping = False
         self._keeper: asyncio.Task[None] | None = None
+        self.on_change: Callable[[], None] = lambda: None  # it serves from now on, or does not, or when it is tried
 
     @property
     def is_ready(self) -> bool:
         return self._ready
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the next start, while it is down."""
+        return self._next_try - asyncio.get_running_loop().time()
 
     @property
     def pid(self) -> int | None:
@@ -63,8 +69,7 @@ class Supervisor:
     def check_ready(self) -> None:
         """Raise NotReady, with the seconds until the next start, unless the engine serves."""
         if not self._ready:
-            wait = max(1, round(self._next_try - asyncio.get_running_loop().time()))
-            raise NotReady("the model is loading; try again shortly", retry_after_s=wait)
+            raise loading(self.wait_s)
 
     async def start(self) -> None:
         """Load the model once; raises what `before_start` raises, or EngineLoadFailed. Then keep it alive."""
@@ -109,6 +114,7 @@ class Supervisor:
                 remedy="Run `confide doctor`; if the weights are whole, try less context or fewer slots in [engine].",
             )
         self._ready = True
+        self.on_change()
         self._log.write("engine.ready", restarts=self.restarts)
 
     async def _keep(self) -> None:
@@ -125,6 +131,7 @@ class Supervisor:
                 delay = BACKOFF_FIRST_S
             while not self._ready:
                 self._next_try = loop.time() + delay
+                self.on_change()
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACKOFF_MOST_S)
                 self.restarts += 1
@@ -140,6 +147,11 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             process.kill()  # it holds nothing that must be written
         await process.wait()
+
+
+def loading(wait_s: float) -> NotReady:
+    """What a client is told while the engine is down. `wait_s`: until the next start."""
+    return NotReady("the model is loading; try again shortly", retry_after_s=max(1, round(wait_s)))
 
 
 def worker_environment() -> dict[str, str]:

@@ -44,7 +44,7 @@ from confide.protocol.report import SourceProvenance
 from confide.store.base import Store
 from confide.telemetry.logs import Log
 from confide.upstream.sessions import AttestedSession
-from confide.upstream.verified import AttestedUpstream
+from confide.upstream.verified import SessionUpstream
 
 
 class Gateway:
@@ -92,7 +92,7 @@ class Gateway:
             routes=[
                 *about.routes(self.readiness, self.keyset),
                 *reference.routes(),
-                *models.routes(models_served),
+                *models.routes(models_served, app_id=attester.app_id),
                 *count_tokens.routes(
                     messages,
                     authenticator=authenticator,
@@ -167,7 +167,7 @@ def current_sessions(models: ModelTable, upstream_name: str | None, model: str |
     """The sessions that prompts may be sent in now, newest first: of one upstream, for one model, or of all."""
     served = models.models if model is None else filter(None, [models.get(model)])
     upstreams = {id(each.upstream): each.upstream for one in served for each in one.route.candidates}
-    found = [each.session for each in upstreams.values() if isinstance(each, AttestedUpstream) and each.session]
+    found = [each.session for each in upstreams.values() if isinstance(each, SessionUpstream) and each.session]
     named = [each for each in found if upstream_name in (None, each.upstream_name)]
     return sorted(named, key=lambda each: -each.established_at)
 
@@ -202,7 +202,7 @@ def with_headers(send: Send, common: tuple[Header, ...]) -> Send:
 
 
 async def refuse_other_protocols(scope: Scope, receive: Receive, send: Send) -> None:
-    """Lifespan is run by `gateway/service.py`; websockets are closed."""
+    """What lifespan is for, `gateway/service.py` does; websockets are closed."""
     message = await receive()
     if scope["type"] == "websocket" and message["type"] == "websocket.connect":
         await send({"type": "websocket.close", "code": 1003})

@@ -24,7 +24,7 @@ from confide.telemetry.logs import Log
 from confide.upstream.base import Upstream
 from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.images import ImageFetcher
-from confide.upstream.kinds.embedded import EmbeddedUpstream, EngineState
+from confide.upstream.kinds.embedded import EmbeddedUpstream, EngineSlots, EngineState
 from confide.upstream.kinds.embedded_embeddings import AT_A_TIME, EmbeddedEmbeddings
 
 HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
@@ -113,7 +113,7 @@ async def supervised(plans: Sequence[EnginePlan], log: Log) -> AsyncIterator[Sup
 
 @contextlib.asynccontextmanager
 async def reached(
-    plan: EnginePlan, config: Config, images: ImageFetcher, *, engine: EngineState, slots: Slots
+    plan: EnginePlan, config: Config, images: ImageFetcher, *, engine: EngineState, slots: EngineSlots
 ) -> AsyncIterator[Upstream]:
     """The upstream that speaks to a planned model, whoever keeps its process alive."""
     channel = Channel(
@@ -130,7 +130,7 @@ async def reached(
 
 
 def text_from(
-    plan: EnginePlan, config: Config, images: ImageFetcher, *, channel: Channel, engine: EngineState, slots: Slots
+    plan: EnginePlan, config: Config, images: ImageFetcher, *, channel: Channel, engine: EngineState, slots: EngineSlots
 ) -> Upstream:
     """The upstream of a model that generates text."""
     takes_images = "image" in plan.model.modalities
@@ -152,7 +152,13 @@ def text_from(
 
 
 def vectors_from(
-    plan: EnginePlan, _config: Config, _images: ImageFetcher, *, channel: Channel, engine: EngineState, slots: Slots
+    plan: EnginePlan,
+    _config: Config,
+    _images: ImageFetcher,
+    *,
+    channel: Channel,
+    engine: EngineState,
+    slots: EngineSlots,
 ) -> Upstream:
     """The upstream of a model that makes vectors."""
     return EmbeddedEmbeddings(
@@ -169,9 +175,14 @@ def vectors_from(
 
 
 def slots_of(plan: EnginePlan, config: Config) -> Slots:
-    """The slots of one model: generations at a time, or batches."""
-    count = AT_A_TIME if plan.model.kind == "embeddings" else config.engine.slots
+    """The slots of one model."""
+    count = slot_count(plan, config)
     return Slots(count, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s)
+
+
+def slot_count(plan: EnginePlan, config: Config) -> int:
+    """Generations at a time, or batches."""
+    return AT_A_TIME if plan.model.kind == "embeddings" else config.engine.slots
 
 
 def check_weights(installed: Sequence[Installed]) -> None:

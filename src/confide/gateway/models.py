@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import msgspec
+
 from confide.config import Model
 from confide.errors import InvalidRequest, ModelNotFound
 from confide.upstream.base import SurfaceName, Upstream
@@ -52,13 +54,18 @@ class ServedModel:
         embedded = (each.vector_length for each in found if isinstance(each, EmbeddedEmbeddings))
         return self.model.vector_length or next(embedded, None)
 
-    def document(self) -> dict[str, object]:
-        """The catalogue entry (wire contract 3.1). Nothing in it is evidence."""
+    def document(self, app_id: str | None = None) -> dict[str, object]:
+        """The catalogue entry (wire contract 3.1). Nothing in it is evidence. `app_id`: what the platform calls this
+        application, for models that run inside it.
+        """
         model, upstream = self.model, self.route.candidates[0].upstream
         inputs = list(model.modalities)
         is_embedding = model.kind == "embeddings"
         output = "embeddings" if is_embedding else "text"
         context = model.context_length or upstream.context_length
+        own = {"appid": app_id} if app_id is not None and self.route.serving == "direct" else {}
+        supported = model.supported_parameters or upstream.supported_parameters
+        prices = msgspec.structs.asdict(model.pricing)
         return {
             "id": model.id,
             "object": "model",
@@ -67,10 +74,10 @@ class ServedModel:
             "name": model.name or model.id,
             "description": model.description or self.description,
             "context_length": context,
-            "max_output_length": self.vector_length if is_embedding else context,
-            "pricing": {"prompt": model.pricing.prompt, "completion": model.pricing.completion},
+            "max_output_length": self.vector_length if is_embedding else model.max_output_length or context,
+            "pricing": {name: price for name, price in prices.items() if price is not None},
             "providers": [model.provider],
-            "metadata": {"tee": self.is_tee, "simulated_tee": self.simulated},
+            "metadata": {"tee": self.is_tee, "simulated_tee": self.simulated, **own},
             "is_tee": self.is_tee,
             "architecture": {
                 "modality": f"{'+'.join(inputs)}->{output}",
@@ -79,7 +86,7 @@ class ServedModel:
             },
             "input_modalities": inputs,
             "output_modalities": [output],
-            "supported_parameters": sorted(upstream.supported_parameters),
+            "supported_parameters": sorted(supported),
         }
 
 

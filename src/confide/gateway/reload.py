@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -18,6 +19,7 @@ from confide import config as configuration
 from confide.config import Config, Model
 from confide.errors import ConfideError, ConfigError
 from confide.gateway.models import ModelTable
+from confide.gateway.opened import Opened
 from confide.gateway.upstreams import Upstreams, served_models
 from confide.telemetry.logs import Log
 from confide.upstream.base import Upstream
@@ -39,8 +41,61 @@ class Result(msgspec.Struct, frozen=True):
     remedy: str | None = None
 
 
+class Staged(NamedTuple):
+    """A configuration that could be run by, and its upstreams, opened and not used yet."""
+
+    config: Config
+    upstreams: Mapping[str, Opened]
+
+
+class Reloading(Protocol):
+    """Reads the configuration again, and has the service run by it or changes nothing."""
+
+    async def __call__(self) -> Result: ...
+
+
+async def watch_hangups(hangups: asyncio.Event, reload: Reloading, home: Path) -> None:
+    """Reload on each of them, and leave word of how that ended; until cancelled."""
+    while True:
+        await hangups.wait()
+        hangups.clear()
+        result = await reload()
+        await asyncio.to_thread(write_result, home, result)
+
+
+class Running:
+    """What of a running service can be another: its upstreams and models. `engines`: by the id of their model."""
+
+    def __init__(
+        self,
+        config: Config,
+        upstreams: Upstreams,
+        models: ModelTable,
+        engines: Mapping[str, Upstream],
+        *,
+        simulated: bool,
+    ) -> None:
+        self._drain_s = config.server.drain_s
+        self._upstreams = upstreams
+        self._models = models
+        self._engines = engines
+        self._simulated = simulated
+
+    def stage(self, new: Config) -> Staged:
+        """What it takes to run by `new`; nothing has changed so far. Raises ConfigError."""
+        return Staged(new, self._upstreams.stage(new))
+
+    def take(self, staged: Staged) -> None:
+        """Run by it."""
+        new = staged.config
+        self._upstreams.take(staged.upstreams, drain_s=self._drain_s)
+        self._models.replace(
+            served_models(new, self._upstreams, self._engines, simulated=self._simulated, created=int(time.time()))
+        )
+
+
 class Reload:
-    """Applies new configurations to what is running."""
+    """Applies new configurations to what is running in this process."""
 
     def __init__(
         self,
@@ -57,47 +112,44 @@ class Reload:
         """`reread`: gives the configuration anew, or raises ConfigError. `engines`: by the id of their model."""
         self._config = config
         self._reread = reread
-        self._home = home
-        self._upstreams = upstreams
-        self._models = models
-        self._engines = engines
-        self._simulated = simulated
+        self._running = Running(config, upstreams, models, engines, simulated=simulated)
         self._log = log
-
-    async def watch(self, hangups: asyncio.Event) -> None:
-        """Reload on each of them; until cancelled."""
-        while True:
-            await hangups.wait()
-            hangups.clear()
-            result = await self()
-            await asyncio.to_thread(write_result, self._home, result)
 
     async def __call__(self) -> Result:
         """Read the configuration again and run by it, or change nothing."""
         try:
-            new = await asyncio.to_thread(self._read)
+            new = await asyncio.to_thread(read_again, self._reread)
             changes = self._apply(new)
         except ConfideError as error:
-            self._log.write("reload", error=type(error).__name__)
-            return Result(time.time_ns(), error=error.message, remedy=error.remedy)
-        self._log.write("reload", changes=len(changes))
-        return Result(time.time_ns(), changes=tuple(changes))
-
-    def _read(self) -> Config:
-        new = self._reread()
-        configuration.check_files(new)
-        return new
+            return failed(error, self._log)
+        return done(changes, self._log)
 
     def _apply(self, new: Config) -> list[str]:
         """Raises ConfigError, and then nothing has changed."""
         require_reloadable(self._config, new)
         changes = changes_between(self._config, new)
-        self._upstreams.replace(new, drain_s=new.server.drain_s)
-        self._models.replace(
-            served_models(new, self._upstreams, self._engines, simulated=self._simulated, created=int(time.time()))
-        )
+        self._running.take(self._running.stage(new))
         self._config = new
         return changes
+
+
+def read_again(reread: Reread) -> Config:
+    """The configuration, its files looked at. Raises ConfigError."""
+    new = reread()
+    configuration.check_files(new)
+    return new
+
+
+def failed(error: ConfideError, log: Log) -> Result:
+    """The result of a reload that changed nothing, logged."""
+    log.write("reload", error=type(error).__name__)
+    return Result(time.time_ns(), error=error.message, remedy=error.remedy)
+
+
+def done(changes: Sequence[str], log: Log) -> Result:
+    """The result of a reload that was carried out, logged."""
+    log.write("reload", changes=len(changes))
+    return Result(time.time_ns(), changes=tuple(changes))
 
 
 def require_reloadable(old: Config, new: Config) -> None:

@@ -23,7 +23,8 @@ from confide.store.base import MAX_INTEGER, RECEIPT_ID_PREFIX, Keys, Proof
 from confide.store.database import ID_END, connect, explained, locate, prepare, scalar
 from confide.store.keys import KeyTable, read_keys
 from confide.store.lock import StateLock, lock_state
-from confide.store.writer import COLUMNS, RETRY_AFTER_S, Entry, Errand, Writer, not_stored
+from confide.store.sharing import Sharing, Turns
+from confide.store.writer import COLUMNS, NO_TURN, RETRY_AFTER_S, Entry, Errand, Writer, not_stored
 
 __all__ = ["SqliteStore", "StateLock", "lock_state", "open_store"]
 
@@ -40,13 +41,22 @@ T = TypeVar("T")
 class SqliteStore(KeyTable):
     """A `Store` over one file, used by one event loop; `open_store` makes it. Keys can also be changed through it."""
 
-    def __init__(self, path: Path, *, settings: config.Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        settings: config.Store,
+        clock: Callable[[], float] = time.time,
+        sharing: Sharing | None = None,
+    ) -> None:
         super().__init__(path, clock=clock)
         self._reader = connect(path)
         self._reader.execute("PRAGMA query_only = ON")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="confide-store-reader")
         db = connect(path, synchronous=settings.synchronous, timeout_s=WRITE_TIMEOUT_S)
-        self._writer = Writer(db, max_proofs=settings.max_proofs, clock=clock)
+        self._turns = None if sharing is None else Turns(path)
+        turn = NO_TURN if self._turns is None else self._turns
+        self._writer = Writer(db, max_proofs=settings.max_proofs, clock=clock, sharing=sharing, turn=turn)
         self._writer.start()
         self._closed = False
 
@@ -117,6 +127,8 @@ class SqliteStore(KeyTable):
         await asyncio.to_thread(self._writer.stop)
         await asyncio.to_thread(self._reading.shutdown)
         self._reader.close()
+        if self._turns is not None:
+            self._turns.close()
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
@@ -152,13 +164,18 @@ def not_readable() -> NotReady:
 
 
 def open_store(
-    url: str | None, home: Path, config: config.Store, *, clock: Callable[[], float] = time.time
+    url: str | None,
+    home: Path,
+    config: config.Store,
+    *,
+    clock: Callable[[], float] = time.time,
+    sharing: Sharing | None = None,
 ) -> SqliteStore:
     """Open the store at `url` (None: `confide.db` in `home`), creating it when missing. Raises ConfigError.
 
-    `clock` yields Unix seconds; it decides what has expired.
+    `clock` yields Unix seconds; it decides what has expired. `sharing`: with which other processes; None: none.
     """
     path = locate(url, home)
     prepare(path)
     with explained(path):
-        return SqliteStore(path, settings=config, clock=clock)
+        return SqliteStore(path, settings=config, clock=clock, sharing=sharing)

@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
 from itertools import chain
 from typing import NamedTuple
@@ -26,11 +26,12 @@ from typing import NamedTuple
 from confide.errors import NotReady
 from confide.store.base import Proof
 from confide.store.database import transaction
-from confide.store.retention import Retention
+from confide.store.sharing import Sharing, retention_of
 
 MAX_BATCH = 64  # rows in a transaction
 TIDY_ROWS = 128  # half a bite: under load more is deleted than is written
 TIDY_S = 10.0
+TIDY_FOR_ALL_S = 1.0  # where others write, and this process does not see how much
 PAGES_PER_COMMIT = 3  # the ends of the table and of the index by expiry, and what they hang from
 PAGES_PER_ROW = 2.25  # a page of each index by id, as ids are random; and a row, with its receipt, is a quarter of one
 CHECKPOINT_PAGES = 1000  # 4 MiB; SQLite makes a checkpoint of its own, inside a commit, at twice as many
@@ -39,6 +40,8 @@ RETRY_AFTER_S = 5
 COLUMNS = ", ".join(Proof.__struct_fields__)
 ROW = f"({', '.join('?' * len(Proof.__struct_fields__))})"
 NOTE_USE = "UPDATE keys SET last_used_at = max(?, ifnull(last_used_at, 0)) WHERE id = ?"
+
+NO_TURN = nullcontext()  # one process alone writes
 
 Row = tuple[object, ...]
 
@@ -85,11 +88,25 @@ def resolve(futures: Iterable[asyncio.Future[None]], *, stored: bool) -> None:
 class Writer:
     """Owns `db` from `start` to `stop`. Its futures belong to one event loop, the one that calls `put`."""
 
-    def __init__(self, db: sqlite3.Connection, *, max_proofs: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        *,
+        max_proofs: int,
+        clock: Callable[[], float],
+        sharing: Sharing | None = None,
+        turn: AbstractContextManager[None] = NO_TURN,
+    ) -> None:
+        """`clock`: Unix seconds. `sharing`: who else writes to the file; None: nobody. `turn`: held for each write."""
         self._db = db
         self._db.execute(f"PRAGMA wal_autocheckpoint = {2 * CHECKPOINT_PAGES}")
         self._clock = clock
-        self._retention = Retention(db, max_proofs=max_proofs)
+        self._turn = turn
+        self._retention = retention_of(sharing, db, max_proofs=max_proofs)
+        self._checkpoint_pages = CHECKPOINT_PAGES / (
+            1 if sharing is None else sharing.writers
+        )  # the log is all of theirs
+        self._tidy_s = TIDY_S if sharing is None or not sharing.tidies else TIDY_FOR_ALL_S
         self._inbox: queue.SimpleQueue[Entry | Errand | None] = queue.SimpleQueue()
         self._uses: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="confide-store-writer", daemon=True)
@@ -160,7 +177,8 @@ class Writer:
         """Commit one transaction, of which nothing is kept when it fails, and answer."""
         stored = False
         try:
-            write()
+            with self._turn:
+                write()
             stored = True
         except sqlite3.Error as error:
             logger.warning("%d entries not stored: %s", len(entries), reason(error))
@@ -186,7 +204,7 @@ class Writer:
 
     def _checkpoint_if_due(self) -> None:
         """Move the WAL into the file when nobody waits for this batch: that waits for the disk, twice."""
-        if self._pages_in_wal < CHECKPOINT_PAGES:
+        if self._pages_in_wal < self._checkpoint_pages:
             return
         self._pages_in_wal = 0.0
         with suppress(sqlite3.Error):  # a full disk: the rows stay in the WAL, where they are durable too
@@ -195,11 +213,12 @@ class Writer:
     def _tidy(self) -> None:
         """One bite, after the batch was answered. A failure costs nothing but the time until the next."""
         self._rows_since_tidy = 0
-        self._tidy_at = time.monotonic() + TIDY_S
+        self._tidy_at = time.monotonic() + self._tidy_s
         self._more_to_tidy = False
         try:
-            self._more_to_tidy = self._retention.bite(int(self._clock()))
-            self._write_uses()
+            with self._turn:
+                self._more_to_tidy = self._retention.bite(int(self._clock()))
+                self._write_uses()
         except sqlite3.Error as error:
             logger.warning("old proofs not deleted: %s", reason(error))
 

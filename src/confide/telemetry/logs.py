@@ -27,6 +27,7 @@ ALLOWED = frozenset(
         "not_after",
         "number",
         "outcome",
+        "pid",
         "prompt_tokens",
         "reason",
         "receipt",
@@ -36,6 +37,7 @@ ALLOWED = frozenset(
         "status",
         "stream",
         "wait_ms",
+        "worker",
     }
 )
 Value = str | int | float | bool | None
@@ -44,15 +46,18 @@ encode = msgspec.json.Encoder().encode
 
 
 class Log:
-    """Writes events to `stream`; `now` gives Unix seconds."""
+    """Writes events to `stream`; `now` gives Unix seconds. `worker`: the number of this process, where it has one."""
 
-    def __init__(self, stream: TextIO | None = None, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, *, now: Callable[[], float] = time.time, worker: int | None = None
+    ) -> None:
         self._stream = stream
         self._now = now
+        self._always: dict[str, Value] = {} if worker is None else {"worker": worker}
 
     def write(self, event: str, **fields: Value) -> None:
         """One line; fields outside ALLOWED are dropped."""
-        line = encode({"at": round(self._now(), 3), "event": event, **keep_allowed(fields)}).decode()
+        line = encode({"at": round(self._now(), 3), "event": event, **self._always, **keep_allowed(fields)}).decode()
         stream = self._stream if self._stream is not None else sys.stderr
         with contextlib.suppress(OSError, ValueError):  # a full disk, a reader that went away, a closed file
             stream.write(line + "\n")

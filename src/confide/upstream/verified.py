@@ -27,6 +27,7 @@ LONGEST_ANSWER_S = 900
 RETRY_S = 2.0
 RETRY_MOST_S = 60.0
 NOT_VERIFIED = "the model's service could not be verified, and nothing was sent to it; try again later"
+WRONG_KEY = "its TLS key is another than the verified one"
 NOT_PINNED = "no attested session that can serve now is one of aci_session_ids; nothing was sent"
 
 
@@ -48,10 +49,10 @@ class Appraiser(Protocol):
         """Raises CannotVerify, DoesNotHold."""
 
 
-class AttestedUpstream:
-    """One attested service. `make_relay`: a relay to these keys and to no other; `session_s`: how long one verification
-    is used. `now`: Unix seconds. `kept_s`: how long after its end a session may be asked about. `is_attested`: False
-    where a simulator's root is trusted.
+class SessionUpstream:
+    """An attested service that prompts are sent to in the session of a verification, and in no other way. Whoever
+    verifies is one of the classes below. `make_relay`: a relay to these keys and to no other. `now`: Unix seconds.
+    `is_attested`: False where a simulator's root is trusted.
     """
 
     context_length = None
@@ -62,17 +63,11 @@ class AttestedUpstream:
     def __init__(
         self,
         name: str,
-        appraiser: Appraiser,
         make_relay: Callable[[frozenset[bytes]], Relay],
         *,
-        origin: str,
         health: Health,
-        store: Store,
-        session_s: int,
-        kept_s: int,
         now: Callable[[], int],
         log: Log,
-        answer_s: int = LONGEST_ANSWER_S,
         is_attested: bool = True,
         surfaces: frozenset[SurfaceName] = CHAT,
     ) -> None:
@@ -81,18 +76,13 @@ class AttestedUpstream:
         self.is_attested = is_attested
         self.description = f"{name}, attested"
         self.relays: list[Relay] = []  # the newest is the one in use; older ones have exchanges to end
-        self._appraiser = appraiser
+        self.reason = "not verified yet"  # why there is no session
+        self.on_change: Callable[[], None] = lambda: None  # there is another session, or none any more
         self._make_relay = make_relay
-        self._origin = origin
         self._health = health
-        self._store = store
-        self._session_s = session_s
-        self._answer_s = answer_s
-        self._kept_s = kept_s
         self._now = now
         self._log = log
         self._session: AttestedSession | None = None
-        self._reason = "not verified yet"
         self._verifying: asyncio.Task[None] | None = None
 
     @property
@@ -112,7 +102,7 @@ class AttestedUpstream:
             await self.verify()
         session = self.session
         if session is None:
-            raise Unserved(UpstreamNotVerified(NOT_VERIFIED, retry_after_s=int(RETRY_S)), self._reason)
+            raise Unserved(UpstreamNotVerified(NOT_VERIFIED, retry_after_s=int(RETRY_S)), self.reason)
         pinned = prompt.constraints.session_ids
         if pinned and session.id not in pinned:
             error = SessionNotAccepted(NOT_PINNED, param="provider.aci_session_ids")
@@ -139,55 +129,26 @@ class AttestedUpstream:
         On an earlier relay that is no news: what was verified since then is another key.
         """
         if relay is self.relays[-1]:
-            self._drop("its TLS key is another than the verified one")
+            self._drop(WRONG_KEY)
+
+    def revoke(self, session_id: str) -> None:
+        """Another key answered than those of this session, and it is over, if it is the one in use."""
+        if self._session is not None and self._session.id == session_id:
+            self._drop(WRONG_KEY)
 
     async def watch(self) -> None:
-        """Verify at once, and again before each verification is over; until cancelled."""
-        retry_s = RETRY_S
-        while True:
-            session = self.session
-            if session is None or self._now() >= session.renew_at:
-                await self.verify()
-            fresh = self.session
-            if fresh is None or self._now() >= fresh.renew_at:
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, RETRY_MOST_S)
-            else:
-                retry_s = RETRY_S
-                await asyncio.sleep(max(0.05, min(60.0, fresh.renew_at - self._now())))  # the clock may be set
+        """Look after the session until cancelled."""
+        raise NotImplementedError
+
+    async def _verify(self) -> None:
+        """Verify it; how that ended, `session` and `reason` tell."""
+        raise NotImplementedError
 
     async def stop_verifying(self) -> None:
         """End a verification that is under way."""
         if self._verifying is not None:
             self._verifying.cancel()
             await asyncio.gather(self._verifying, return_exceptions=True)
-
-    async def _verify(self) -> None:
-        try:
-            shown = await self._appraiser.appraise()
-            session = new_session(
-                shown,
-                upstream_name=self.name,
-                origin=self._origin,
-                verifier_id=self._appraiser.verifier_id,
-                now=self._now(),
-                used_s=self._session_s,
-                answer_s=self._answer_s,
-            )
-            # Before it is used: a receipt may cite it from then on.
-            await self._store.keep_session(session.id, session.raw(), expires_at=session.expires_at + self._kept_s)
-        except CannotVerify as error:
-            self._reason = error.message
-            self._log.write("upstream", name=self.name, error=error.message)
-        except DoesNotHold as error:
-            self._drop(error.message)
-            self._log.write("upstream", name=self.name, error=error.message)
-        except ConfideError as error:  # the store: without the session there is nothing to cite
-            self._reason = "the session could not be kept"
-            self._log.write("upstream", name=self.name, error=type(error).__name__)
-        else:
-            self._establish(session)
-            self._log.write("upstream", name=self.name, session=session.id, not_after=session.expires_at)
 
     def _establish(self, session: AttestedSession) -> None:
         """From now on prompts go in this session. To other keys than before they go over another channel, so that no
@@ -199,10 +160,12 @@ class AttestedUpstream:
             relay.on_wrong_key = lambda: self.wrong_key(relay)
             self.relays = [each for each in self.relays if each.channel.live] + [relay]
         self._session = session
+        self.on_change()
 
     def _drop(self, reason: str) -> None:
-        self._session, self._reason = None, reason
+        self._session, self.reason = None, reason
         self._revoke()
+        self.on_change()
 
     def _revoke(self) -> None:
         """No further prompt over the channels there are; what is under way comes to its end."""
@@ -219,3 +182,76 @@ class AttestedUpstream:
         if not task.cancelled() and task.exception() is not None:  # a fault of ours is no verification
             self._drop("the verification failed")
             self._log.write("fault", error=type(task.exception()).__name__)
+
+
+class AttestedUpstream(SessionUpstream):
+    """One that this process verifies. `session_s`: how long one verification is used. `kept_s`: how long after its end
+    a session may be asked about. `answer_s`: the longest answer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        appraiser: Appraiser,
+        make_relay: Callable[[frozenset[bytes]], Relay],
+        *,
+        origin: str,
+        health: Health,
+        store: Store,
+        session_s: int,
+        kept_s: int,
+        now: Callable[[], int],
+        log: Log,
+        answer_s: int = LONGEST_ANSWER_S,
+        is_attested: bool = True,
+        surfaces: frozenset[SurfaceName] = CHAT,
+    ) -> None:
+        super().__init__(name, make_relay, health=health, now=now, log=log, is_attested=is_attested, surfaces=surfaces)
+        self._appraiser = appraiser
+        self._origin = origin
+        self._store = store
+        self._session_s = session_s
+        self._answer_s = answer_s
+        self._kept_s = kept_s
+
+    async def watch(self) -> None:
+        """Verify at once, and again before each verification is over; until cancelled."""
+        retry_s = RETRY_S
+        while True:
+            session = self.session
+            if session is None or self._now() >= session.renew_at:
+                await self.verify()
+            fresh = self.session
+            if fresh is None or self._now() >= fresh.renew_at:
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_MOST_S)
+            else:
+                retry_s = RETRY_S
+                await asyncio.sleep(max(0.05, min(60.0, fresh.renew_at - self._now())))  # the clock may be set
+
+    async def _verify(self) -> None:
+        try:
+            shown = await self._appraiser.appraise()
+            session = new_session(
+                shown,
+                upstream_name=self.name,
+                origin=self._origin,
+                verifier_id=self._appraiser.verifier_id,
+                now=self._now(),
+                used_s=self._session_s,
+                answer_s=self._answer_s,
+            )
+            # Before it is used: a receipt may cite it from then on.
+            await self._store.keep_session(session.id, session.raw(), expires_at=session.expires_at + self._kept_s)
+        except CannotVerify as error:
+            self.reason = error.message
+            self._log.write("upstream", name=self.name, error=error.message)
+        except DoesNotHold as error:
+            self._drop(error.message)
+            self._log.write("upstream", name=self.name, error=error.message)
+        except ConfideError as error:  # the store: without the session there is nothing to cite
+            self.reason = "the session could not be kept"
+            self._log.write("upstream", name=self.name, error=type(error).__name__)
+        else:
+            self._establish(session)
+            self._log.write("upstream", name=self.name, session=session.id, not_after=session.expires_at)

@@ -23,6 +23,7 @@ from confide.evidence.tdx import verify_tdx
 from confide.protocol.signature import Algo
 from confide.simulator.guest_agent import Members, SimulatedGuestAgent, serving
 from confide.simulator.kms import SimulatedKms
+from confide.simulator.measurements import APP_ID
 from confide.simulator.tdx import SimulatedTdxPlatform
 
 NOW = 1_800_000_000
@@ -328,3 +329,10 @@ def test_keys_from_released_secrets_have_one_role_each() -> None:
     keys: Any = WorkloadKeys.released(receipt=one, tls=other)
     assert keys.receipt(0).public_key_hex == WorkloadKeys.derive(SEED).receipt(0).public_key_hex
     assert keys.tls.spki_sha256 != WorkloadKeys.derive(SEED).tls.spki_sha256
+
+
+async def test_the_platforms_name_of_the_application_is_told_and_none_is_made_up(board: Switchboard) -> None:
+    assert (await opened(board, ScriptedAgent())).app_id == APP_ID.hex()
+    for stated in ("", None, 7):
+        nameless = ScriptedAgent(info=lambda answer, stated=stated: {**answer, "app_id": stated})  # type: ignore[misc]
+        assert (await opened(board, nameless)).app_id is None

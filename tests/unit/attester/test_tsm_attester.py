@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from confide.attester.keys import DrawnSeed
 from confide.attester.one_thread import OneThread
 from confide.attester.tsm import MAX_WAITING, TsmAttester, pem, snp_certificates
 from confide.attester.tsm_report import TsmReader
@@ -35,8 +36,8 @@ def snp() -> SimulatedSnpPlatform:
     return platform()
 
 
-async def opened(files: SimulatedConfigfs) -> TsmAttester:
-    return await TsmAttester.open(TsmReader(files, Path("/tsm"), pause=lambda _: None))
+async def opened(files: SimulatedConfigfs, seed: DrawnSeed | None = None) -> TsmAttester:
+    return await TsmAttester.open(TsmReader(files, Path("/tsm"), pause=lambda _: None), seed=seed)
 
 
 async def test_a_tdx_guest_quotes_exactly_what_was_given(tdx: SimulatedTdxPlatform) -> None:
@@ -87,6 +88,15 @@ async def test_keys_are_new_at_each_start_and_stay_inside(tdx: SimulatedTdxPlatf
         with pytest.raises(TypeError):
             pickle.dumps(keys)
     assert not any(isinstance(value, bytes) for value in vars(first).values())
+
+
+async def test_keys_are_the_same_in_all_processes_that_were_born_with_one_seed(tdx: SimulatedTdxPlatform) -> None:
+    seed = DrawnSeed()
+    first, second = [await opened(SimulatedConfigfs.tdx(tdx), seed) for _ in range(2)]
+    for algo in Algo:
+        assert first.keys.address(algo) == second.keys.address(algo)
+    assert first.workload_keys.public_identity == second.workload_keys.public_identity
+    assert second.keys.check_seal(b"record", first.keys.seal_record(b"record"))
 
 
 @pytest.mark.parametrize("length", [0, 32, 63, 65])

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confide.attester.keys import LegacyKeys, ReceiptSigner, TlsKey, WorkloadKeys
+from confide.attester.keys import DrawnSeed, LegacyKeys, ReceiptSigner, TlsKey, WorkloadKeys
 from confide.errors import ConfigError
 from confide.protocol.signature import Algo
 from tls_files import issued, self_signed_pem
@@ -130,14 +130,22 @@ def test_a_certificate_of_somebody_elses_is_refused() -> None:
         KEYS.tls.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain_pem=self_signed_pem())
 
 
-@pytest.mark.parametrize("keys", [KEYS, KEYS.tls, KEYS.receipt(0)], ids=lambda keys: type(keys).__name__)
-def test_keys_cannot_be_pickled_or_copied(keys: WorkloadKeys | TlsKey | ReceiptSigner) -> None:
+@pytest.mark.parametrize("keys", [KEYS, KEYS.tls, KEYS.receipt(0), DrawnSeed()], ids=lambda keys: type(keys).__name__)
+def test_keys_cannot_be_pickled_or_copied(keys: WorkloadKeys | TlsKey | ReceiptSigner | DrawnSeed) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError, match="private keys stay"):
             pickle.dumps(keys, protocol)
     for duplicate in (copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="private keys stay"):
             duplicate(keys)
+
+
+def test_a_drawn_seed_gives_the_same_keys_each_time_and_shows_nothing() -> None:
+    seed, other = DrawnSeed(), DrawnSeed()
+    assert seed.workload().public_identity == seed.workload().public_identity != other.workload().public_identity
+    assert seed.legacy().check_seal(b"record", seed.legacy().seal_record(b"record"))
+    assert not other.legacy().check_seal(b"record", seed.legacy().seal_record(b"record"))
+    assert repr(seed) == "<DrawnSeed>"
 
 
 def test_the_representations_show_public_values_and_nothing_else() -> None:

@@ -183,17 +183,22 @@ class Embeddings(Struct, kw_only=True):
 
 
 class Pricing(Struct, kw_only=True):
-    """Price of one token, as decimal text."""
+    """Price of one token, or of one image or request, as decimal text."""
 
     prompt: str
     completion: str
+    image: str | UnsetType = UNSET
+    request: str | UnsetType = UNSET
+    input_cache_read: str | UnsetType = UNSET
+    input_cache_write: str | UnsetType = UNSET
 
 
 class Metadata(Struct, kw_only=True):
-    """`simulated_tee`: the TEE is a simulated one, which protects nothing."""
+    """`simulated_tee`: the TEE is a simulated one, which protects nothing. `appid`: the platform's name for us."""
 
     tee: bool
     simulated_tee: bool
+    appid: str | UnsetType = UNSET
 
 
 class Architecture(Struct, kw_only=True):

@@ -244,7 +244,7 @@ ABOUT = (
         "One of the documents",
         "As Markdown; those that `/llms.txt` lists.",
         (Answer("text/markdown; charset=utf-8", TEXT),),
-        parameters=(in_path("name", "The document's file name; `adr/` and a name for a decision.", "verify.md"),),
+        parameters=(in_path("name", "A name that `/llms.txt` lists, such as `verify.md`.", "verify.md"),),
         errors=(NotFound, InternalError),
     ),
 )

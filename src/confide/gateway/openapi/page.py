@@ -12,7 +12,7 @@ from confide.gateway.openapi.html import Html, anchor, element, inline, joined, 
 from confide.gateway.openapi.members import Effect
 from confide.gateway.openapi.operations import EVENT_STREAM
 from confide.gateway.openapi.schemas import Schema
-from confide.gateway.openapi.shelf import documents, is_decision
+from confide.gateway.openapi.shelf import documents
 from confide.gateway.openapi.style import STYLE
 from confide.gateway.openapi.words import limits, type_of
 
@@ -21,6 +21,7 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{STYLE_SHA256}'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+INTEGRATIONS = "integrations/README.md"
 BASE_URL = "http://127.0.0.1:8080"
 
 
@@ -85,7 +86,7 @@ def navigation(operations: list[Shown]) -> Html:
     pages = [
         element("li", element("a", each.title, href=f"/docs/{each.name}"))
         for each in documents().values()
-        if not is_decision(each)
+        if "/" not in each.name or each.name == INTEGRATIONS
     ]
     parts += [element("h2", "Documents"), element("ul", joined(*pages))]
     return element("nav", element("details", joined(*parts), open=""), aria_label="Routes")

@@ -32,7 +32,7 @@ class Document(NamedTuple):
 def documents() -> dict[str, Document]:
     """Those there are, by name. Empty in a package that was made without them."""
     found = SHIPPED if SHIPPED.is_dir() else IN_A_CHECKOUT
-    paths = sorted(found.glob("*.md")) + sorted(found.glob("adr/*.md"))
+    paths = sorted(found.glob("*.md")) + sorted(found.glob("integrations/*.md")) + sorted(found.glob("adr/*.md"))
     return {document.name: document for document in (read(path, found) for path in paths)}
 
 

@@ -55,3 +55,11 @@ class OpenAiShaped:
     def tail(self, error: WireError, _answering: Answering | None, _id: str | None) -> bytes:
         """The error, then `[DONE]`."""
         return error_tail(error.message, error.type, error.status)
+
+
+class Spoken(OpenAiShaped):
+    """A surface that an upstream has to speak itself: what it answers is the answer."""
+
+    def accept(self, candidate: Candidate, prompt: Prompt) -> Awaitable[Answering]:
+        """See Surface.accept."""
+        return candidate.accept(prompt)

@@ -1,16 +1,13 @@
 """`POST /v1/chat/completions` (wire contract 2)."""
 
-from collections.abc import Awaitable
-
 from confide.gateway.models import ModelTable
-from confide.gateway.surfaces.base import OpenAiShaped
+from confide.gateway.surfaces.base import Spoken
 from confide.protocol.chat import new_chat_id, parse_chat
 from confide.protocol.chat_relayed import parse_relayed
-from confide.upstream.base import CHAT, Answering, Asked, Prompt, SurfaceName
-from confide.upstream.router import Candidate
+from confide.upstream.base import CHAT, Asked, SurfaceName
 
 
-class ChatCompletions(OpenAiShaped):
+class ChatCompletions(Spoken):
     """What all upstreams of chat models speak."""
 
     name: SurfaceName = "chat"
@@ -24,7 +21,3 @@ class ChatCompletions(OpenAiShaped):
     def parse(self, body: bytes, models: ModelTable) -> Asked:
         """See Surface.parse."""
         return parse_relayed(body) if models.is_relayed else parse_chat(body)
-
-    def accept(self, candidate: Candidate, prompt: Prompt) -> Awaitable[Answering]:
-        """See Surface.accept."""
-        return candidate.accept(prompt)

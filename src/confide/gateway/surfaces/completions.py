@@ -1,16 +1,13 @@
 """`POST /v1/completions` (wire contract 3.3): text goes on where the prompt ends, without turns and without tools."""
 
-from collections.abc import Awaitable
-
 from confide.gateway.models import ModelTable
-from confide.gateway.surfaces.base import OpenAiShaped
+from confide.gateway.surfaces.base import Spoken
 from confide.protocol.chat_relayed import parse_relayed
 from confide.protocol.completions import new_completion_id, parse_completion
-from confide.upstream.base import Answering, Asked, Prompt, SurfaceName
-from confide.upstream.router import Candidate
+from confide.upstream.base import Asked, SurfaceName
 
 
-class Completions(OpenAiShaped):
+class Completions(Spoken):
     """Nothing that speaks only chat can answer it: a template would stand around the prompt."""
 
     name: SurfaceName = "completions"
@@ -24,7 +21,3 @@ class Completions(OpenAiShaped):
     def parse(self, body: bytes, models: ModelTable) -> Asked:
         """See Surface.parse."""
         return parse_relayed(body) if models.is_relayed else parse_completion(body)
-
-    def accept(self, candidate: Candidate, prompt: Prompt) -> Awaitable[Answering]:
-        """See Surface.accept."""
-        return candidate.accept(prompt)

@@ -1,18 +1,15 @@
 """`POST /v1/embeddings` (wire contract 3.2): always one whole answer, which has no id of its own."""
 
-from collections.abc import Awaitable
-
 import msgspec
 
 from confide.gateway.models import ModelTable
-from confide.gateway.surfaces.base import OpenAiShaped
+from confide.gateway.surfaces.base import Spoken
 from confide.protocol.chat_relayed import parse_relayed
 from confide.protocol.embeddings import new_embeddings_id, parse_embeddings
-from confide.upstream.base import Answering, Asked, Prompt, SurfaceName
-from confide.upstream.router import Candidate
+from confide.upstream.base import Asked, SurfaceName
 
 
-class Embeddings(OpenAiShaped):
+class Embeddings(Spoken):
     """Answered by embedding models alone."""
 
     name: SurfaceName = "embeddings"
@@ -28,7 +25,3 @@ class Embeddings(OpenAiShaped):
         if models.is_relayed:
             return msgspec.structs.replace(parse_relayed(body), stream=False)
         return parse_embeddings(body)
-
-    def accept(self, candidate: Candidate, prompt: Prompt) -> Awaitable[Answering]:
-        """See Surface.accept."""
-        return candidate.accept(prompt)

@@ -17,7 +17,6 @@ from confide.engine.answer import Choice, EngineEvent
 from confide.engine.completing import refuse_longer_prompts
 from confide.engine.grammar import Compiled, compile_grammar
 from confide.engine.shaping import Constraint, EngineFacts, Plan, plan, refuse_longer
-from confide.engine.slots import Slots
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
 from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
 from confide.protocol.chat_messages import ImagePart
@@ -48,6 +47,15 @@ class EngineState(Protocol):
         """Raise NotReady, with the seconds until the next try, unless it serves."""
 
 
+class EngineSlots(Protocol):
+    """The engine's slots, this process's own or those that several share (`engine/slots.py`)."""
+
+    def check_room(self, wanted: int) -> None: ...
+    async def acquire(self) -> None: ...
+    def release(self) -> None: ...
+    async def pass_on(self) -> None: ...
+
+
 class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
@@ -61,7 +69,7 @@ class EmbeddedUpstream:
         *,
         channel: Channel,
         engine: EngineState,
-        slots: Slots,
+        slots: EngineSlots,
         facts: EngineFacts,
         api_key: str,
         max_n: int,

@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Sequence
 import msgspec
 
 from confide.engine.entries import Limits, batches, prepared
-from confide.engine.slots import Slots
 from confide.engine.wordpiece import WordPiece
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.embeddings import (
@@ -31,7 +30,7 @@ from confide.protocol.serving import forwarded_body
 from confide.protocol.text_inputs import Text
 from confide.upstream.base import Claim, Head, Prompt, SurfaceName, Tally, refuse_sessions
 from confide.upstream.channel import Channel, ChannelError, Stalled
-from confide.upstream.kinds.embedded import ERROR_MOST_BYTES, EngineState
+from confide.upstream.kinds.embedded import ERROR_MOST_BYTES, EngineSlots, EngineState
 
 PATH = b"/v1/embeddings"
 AT_A_TIME = 2  # batches: one is worked on while the answer to another is read
@@ -85,7 +84,7 @@ class EmbeddedEmbeddings:
         *,
         channel: Channel,
         engine: EngineState,
-        slots: Slots,
+        slots: EngineSlots,
         api_key: str,
         tokenizer: WordPiece | None,
         context_length: int,
