@@ -20,7 +20,9 @@ from bench.report import progress
 from confide.cli.progress import reporting
 from confide.config import Config
 from confide.engine import catalogue, gguf, pull
-from confide.engine.shaping import EngineFacts, plan, special_pattern
+from confide.engine.facts import EngineFacts
+from confide.engine.shaping import plan
+from confide.engine.special import special_pattern
 from confide.engine.supervisor import default_threads, worker_environment
 from confide.engine.worker import Settings
 from confide.gateway.engines import template_for

@@ -18,8 +18,9 @@ import uvloop
 from bench.answers import MODEL
 from confide.attester.simulated import SimulatedAttester
 from confide.config import Config, Model, Server
-from confide.engine.shaping import EngineFacts, special_pattern
+from confide.engine.facts import EngineFacts
 from confide.engine.slots import Slots
+from confide.engine.special import special_pattern
 from confide.gateway.app import Gateway
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.listening import bound_socket, run_server

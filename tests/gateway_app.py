@@ -27,8 +27,9 @@ from confide.attester.nvidia import open_gpu
 from confide.attester.simulated import SimulatedAttester
 from confide.client.pinning import pinned_context
 from confide.config import Config, Model
-from confide.engine.shaping import EngineFacts, special_pattern
+from confide.engine.facts import EngineFacts
 from confide.engine.slots import Slots
+from confide.engine.special import special_pattern
 from confide.engine.wordpiece import WordPiece
 from confide.errors import NotReady
 from confide.gateway.app import Gateway

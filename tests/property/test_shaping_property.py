@@ -7,7 +7,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confide.engine.shaping import UNSEEN, EngineFacts, neutralise, neutralised, plan, special_pattern
+from confide.engine.facts import EngineFacts
+from confide.engine.shaping import plan
+from confide.engine.special import UNSEEN, neutralise, neutralised, special_pattern
 from confide.protocol.chat import parse_chat
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<a>", "a>b", "aaa", "[/]"]

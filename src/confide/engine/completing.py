@@ -6,7 +6,9 @@ The prompt is the caller's alone and reaches the engine as it is, special tokens
 from collections.abc import Sequence
 
 from confide.engine.answer import Content
-from confide.engine.shaping import CHARACTERS_A_TOKEN, SUPPORTED, sampling, seed
+from confide.engine.facts import SUPPORTED
+from confide.engine.sampling import sampling, seed
+from confide.engine.shaping import CHARACTERS_A_TOKEN
 from confide.errors import InvalidRequest
 from confide.protocol.completions import CompletionRequest
 

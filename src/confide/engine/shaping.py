@@ -6,16 +6,13 @@ ours: the template shows the tools, a grammar constrains the answer, answer.py m
 of them was measured not to enforce a named or required call.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
-
 import msgspec
 
 from confide.engine.answer import Mode
+from confide.engine.conversation import described, messages
+from confide.engine.facts import NOT_HONOURED, THINKS, EngineFacts
 from confide.engine.grammar import (
     ANY_OBJECT,
-    NO_PARAMETERS,
     Function,
     arguments_schema,
     auto_grammar,
@@ -24,71 +21,12 @@ from confide.engine.grammar import (
     check_size,
     json_grammar,
 )
+from confide.engine.sampling import sampling, seed
 from confide.errors import InvalidRequest
 from confide.protocol.chat import ChatRequest
 from confide.protocol.chat_body import JsonObject, JsonSchema, NamedTool
-from confide.protocol.chat_messages import Tool
 
-UNSEEN = "\u200b"  # zero width space: keeps a special token's text readable, and no longer a token
-MARKERS = frozenset(
-    ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>", "<__media__>"]
-)
 CHARACTERS_A_TOKEN = 64  # on average over a prompt, at most; about 4 in prose
-# Members of the wire contract (2.1, 2.2) that this engine honours.
-SUPPORTED = frozenset(
-    {
-        "frequency_penalty",
-        "logit_bias",
-        "logprobs",
-        "max_completion_tokens",
-        "max_tokens",
-        "min_p",
-        "n",
-        "parallel_tool_calls",
-        "presence_penalty",
-        "repetition_penalty",
-        "response_format",
-        "seed",
-        "stop",
-        "stream",
-        "stream_options",
-        "temperature",
-        "tool_choice",
-        "tools",
-        "top_k",
-        "top_logprobs",
-        "top_p",
-    }
-)
-REASONING = frozenset({"include_reasoning", "reasoning", "reasoning_effort"})  # of models that reason
-THINKS = "enable_thinking"  # the argument by which templates are told
-# Those that it refuses where they ask for something, and what is said then.
-NO_REASONING = "this model does not reason; leave it out, or ask for effort none"
-NOT_HONOURED = {
-    "chat_template_kwargs": "this model takes no template arguments; leave it out",
-    "reasoning": NO_REASONING,
-    "reasoning_effort": NO_REASONING,
-}
-ENGINE_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws its own seed when it is given this one
-# The contract has no defaults for these three; small models ramble and loop without them.
-DEFAULT_TOP_K = 40
-DEFAULT_MIN_P = 0.05
-DEFAULT_REPETITION_PENALTY = 1.1
-
-
-class EngineFacts(msgspec.Struct, frozen=True):
-    """What shaping must know of a loaded model. `special` matches any text that its tokenizer takes for a token.
-    `reasons`: its template can be told whether to think.
-    """
-
-    special: re.Pattern[str]
-    takes_images: bool = False
-    reasons: bool = False
-
-    @property
-    def supported(self) -> frozenset[str]:
-        """The members of the wire contract that this model honours."""
-        return SUPPORTED | REASONING if self.reasons else SUPPORTED
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -235,173 +173,3 @@ def held_to(grammar: str, mode: Mode, param: str, named: str | None = None) -> C
     """A constraint whose grammar is not too large. Raises InvalidRequest naming `param`."""
     check_size(grammar, param=param)
     return Constraint(mode, grammar, param, named)
-
-
-class Sampled(Protocol):
-    """What any request says of how its tokens are drawn; None: not sent."""
-
-    @property
-    def temperature(self) -> float | None: ...
-    @property
-    def top_p(self) -> float | None: ...
-    @property
-    def top_k(self) -> int | None: ...
-    @property
-    def min_p(self) -> float | None: ...
-    @property
-    def repetition_penalty(self) -> float | None: ...
-    @property
-    def presence_penalty(self) -> float | None: ...
-    @property
-    def frequency_penalty(self) -> float | None: ...
-    @property
-    def token_limit(self) -> int | None: ...
-    @property
-    def stop(self) -> tuple[str, ...]: ...
-    @property
-    def logit_bias(self) -> Mapping[int, float] | None: ...
-    @property
-    def seed(self) -> int | None: ...
-
-
-def sampling(request: Sampled) -> dict[str, object]:
-    """The sampling members, absent ones left to the contract's defaults and not to the engine's."""
-    members: dict[str, object] = {
-        "temperature": either(request.temperature, 1.0),
-        "top_p": either(request.top_p, 1.0),
-        "top_k": max(0, either(request.top_k, DEFAULT_TOP_K)),
-        "min_p": either(request.min_p, DEFAULT_MIN_P),
-        "repeat_penalty": either(request.repetition_penalty, DEFAULT_REPETITION_PENALTY),
-        "presence_penalty": either(request.presence_penalty, 0.0),
-        "frequency_penalty": either(request.frequency_penalty, 0.0),
-    }
-    if request.token_limit is not None:
-        members["max_tokens"] = request.token_limit
-    if request.stop:
-        members["stop"] = list(request.stop)
-    if request.logit_bias:
-        members["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
-    return members
-
-
-Number = TypeVar("Number", int, float)
-
-
-def either(value: Number | None, default: Number) -> Number:
-    """The value, or the contract's default where it was not sent. Zero is a value."""
-    return default if value is None else value
-
-
-def seed(request: Sampled, index: int) -> dict[str, object]:
-    """A seed for each choice, so that `n` repeatable answers differ from each other. The engine's is 32 bits wide."""
-    return {} if request.seed is None else {"seed": (request.seed + index) % ENGINE_RANDOM_SEED}
-
-
-def messages(request: ChatRequest, facts: EngineFacts) -> list[object]:
-    """The messages as the template reads them, every text of the client's made harmless."""
-    shaped: list[object] = []
-    for index, message in enumerate(request.messages):
-        members = msgspec.to_builtins(message)
-        content = shaped_content(members.get("content"), facts, f"messages[{index}].content")
-        kept: dict[str, object] = {"role": members["role"], "content": content}
-        if members.get("tool_calls"):
-            kept["tool_calls"] = [shaped_call(call, facts.special) for call in members["tool_calls"]]
-        if members.get("tool_call_id"):
-            kept["tool_call_id"] = neutralised(members["tool_call_id"], facts.special)
-        shaped.append(kept)
-    return shaped
-
-
-def shaped_call(call: dict[str, dict[str, str]], special: re.Pattern[str]) -> object:
-    """An earlier call. Its arguments go as JSON, because the engine decodes them before the template sees them.
-
-    So a special token spelled with escapes would come alive there: what is decoded is made harmless here. Arguments
-    that do not decode were cut; the engine refuses those, and takes them as a JSON string.
-    """
-    arguments = call["function"]["arguments"]
-    try:
-        decoded = neutralised(msgspec.json.decode(arguments), special)
-    except (msgspec.DecodeError, RecursionError):
-        decoded = neutralise(arguments, special)
-    function = {
-        "name": neutralise(call["function"]["name"], special),
-        "arguments": msgspec.json.encode(decoded).decode(),
-    }
-    return {"id": neutralise(str(call["id"]), special), "type": "function", "function": function}
-
-
-def shaped_content(content: object, facts: EngineFacts, param: str) -> object:
-    """Text as one string; with images, the list of parts that the engine takes. Raises InvalidRequest at a part."""
-    if content is None or isinstance(content, str):
-        return neutralise(content or "", facts.special)
-    assert isinstance(content, Sequence)
-    parts: list[dict[str, object]] = []
-    for index, part in enumerate(content):
-        shaped = shaped_part(part, facts, f"{param}[{index}]")
-        if parts and parts[-1]["type"] == shaped["type"] == "text":
-            parts[-1] = {"type": "text", "text": f"{parts[-1]['text']}\n{shaped['text']}"}
-        else:
-            parts.append(shaped)
-    if [part["type"] for part in parts] == ["text"]:
-        return neutralise(str(parts[0]["text"]), facts.special)
-    return [
-        {**part, "text": neutralise(str(part["text"]), facts.special)} if part["type"] == "text" else part
-        for part in parts
-    ]
-
-
-def shaped_part(part: object, facts: EngineFacts, param: str) -> dict[str, object]:
-    """One content part. Remote images were fetched before; what is still remote is refused."""
-    assert isinstance(part, dict)
-    if part["type"] == "text":
-        return {"type": "text", "text": part["text"]}
-    if part["type"] != "image_url":
-        raise InvalidRequest("this model takes text" + (" and images" if facts.takes_images else ""), param=param)
-    if not facts.takes_images:
-        raise InvalidRequest("this model takes text only, got an image", param=param)
-    url = part["image_url"]["url"]
-    if url[:5].lower() != "data:":
-        raise InvalidRequest("remote images are switched off here; send the image as a data: URL", param=param)
-    return {"type": "image_url", "image_url": {"url": "data:" + url[5:]}}
-
-
-def described(tool: Tool, special: re.Pattern[str]) -> dict[str, object]:
-    """A tool as the template shows it."""
-    function = {
-        name: value
-        for name, value in (
-            ("name", tool.function.name),
-            ("description", tool.function.description),
-            ("parameters", tool.function.parameters or NO_PARAMETERS),
-        )
-        if value is not None
-    }
-    return {"type": "function", "function": neutralised(function, special)}
-
-
-def special_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for the tokenizer's special tokens and the markers of template and engine, the longest first.
-
-    Left out is what an inserted character cannot break: a single one, and a token that holds that character itself.
-    """
-    breakable = (token for token in special_tokens if len(token.strip()) > 1 and UNSEEN not in token)
-    texts = sorted({*MARKERS, *breakable}, key=len, reverse=True)
-    return re.compile("|".join(re.escape(text) for text in texts))
-
-
-def neutralise(text: str, special: re.Pattern[str]) -> str:
-    """The text with every special token broken by a zero-width space, so that it cannot open or close a turn."""
-    while special.search(text):  # again, as tokens may overlap
-        text = special.sub(lambda found: found[0][0] + UNSEEN + found[0][1:], text)
-    return text
-
-
-def neutralised(value: object, special: re.Pattern[str]) -> object:
-    """The same for every string inside a JSON value, names of members included."""
-    if isinstance(value, str):
-        return neutralise(value, special)
-    if isinstance(value, dict):
-        return {neutralise(name, special): neutralised(member, special) for name, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [neutralised(member, special) for member in value]
-    return value

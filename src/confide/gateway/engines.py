@@ -14,8 +14,9 @@ from pathlib import Path
 from confide.config import Config, Model
 from confide.engine import catalogue, gguf
 from confide.engine.catalogue import Installed
-from confide.engine.shaping import THINKS, EngineFacts, special_pattern
+from confide.engine.facts import THINKS, EngineFacts
 from confide.engine.slots import Slots
+from confide.engine.special import special_pattern
 from confide.engine.supervisor import Supervisor, default_threads, new_api_key, socket_directory
 from confide.engine.wordpiece import WordPiece
 from confide.engine.worker import Settings

@@ -8,20 +8,10 @@ import msgspec
 import pytest
 
 from confide.engine.answer import Mode
-from confide.engine.shaping import (
-    CHARACTERS_A_TOKEN,
-    ENGINE_RANDOM_SEED,
-    SUPPORTED,
-    UNSEEN,
-    EngineFacts,
-    Plan,
-    characters,
-    neutralise,
-    neutralised,
-    plan,
-    refuse_longer,
-    special_pattern,
-)
+from confide.engine.facts import SUPPORTED, EngineFacts
+from confide.engine.sampling import ENGINE_RANDOM_SEED
+from confide.engine.shaping import CHARACTERS_A_TOKEN, Plan, characters, plan, refuse_longer
+from confide.engine.special import UNSEEN, neutralise, neutralised, special_pattern
 from confide.errors import InvalidRequest
 from confide.protocol.chat import parse_chat
 

@@ -12,7 +12,9 @@ import msgspec
 import pytest
 
 from confide.engine import catalogue, gguf
-from confide.engine.shaping import EngineFacts, plan, special_pattern
+from confide.engine.facts import EngineFacts
+from confide.engine.shaping import plan
+from confide.engine.special import special_pattern
 from confide.engine.supervisor import worker_environment
 from confide.engine.worker import Settings
 from confide.protocol.chat import parse_chat

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from confide.engine.completing import COMPLETION_SUPPORTED
-from confide.engine.shaping import NOT_HONOURED, REASONING, SUPPORTED
+from confide.engine.facts import NOT_HONOURED, REASONING, SUPPORTED
 from confide.protocol import (
     chat,
     chat_body,

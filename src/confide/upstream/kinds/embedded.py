@@ -6,31 +6,29 @@ ends, the exchange with the engine is aborted in `finally`, which closes the soc
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from confide.engine.answer import Choice, EngineEvent
+from confide.engine.answer import EngineEvent
 from confide.engine.completing import refuse_longer_prompts
+from confide.engine.facts import EngineFacts
 from confide.engine.grammar import Compiled, compile_grammar
-from confide.engine.shaping import Constraint, EngineFacts, Plan, plan, refuse_longer
+from confide.engine.shaping import Constraint, plan, refuse_longer
 from confide.errors import InvalidRequest, UpstreamFailed, UpstreamTimeout
-from confide.protocol.chat import ChatRequest, new_tool_call_id, parse_chat
+from confide.protocol.chat import ChatRequest, parse_chat
 from confide.protocol.chat_messages import ImagePart
 from confide.protocol.completions import CompletionRequest, parse_completion
 from confide.protocol.serving import forwarded_body
-from confide.protocol.sse import DONE, Framer, SseError
-from confide.upstream.base import Answering, Claim, Head, Prompt, SurfaceName, Tally, refuse_sessions
+from confide.protocol.sse import Framer, SseError
+from confide.upstream.base import Answering, Claim, Prompt, SurfaceName, refuse_sessions
 from confide.upstream.channel import Channel, ChannelError, Stalled
 from confide.upstream.images import ImageFetcher
-from confide.upstream.kinds.chunks import AnswerParts, ChunkEncoder, usage_document
-from confide.upstream.kinds.generation import ENDED_EARLY, EngineBody, Generation, count, refused
+from confide.upstream.kinds.chat_completion import ChatAnswer
+from confide.upstream.kinds.generation import ENDED_EARLY, EngineBody, refused
 from confide.upstream.kinds.text_completion import CompletionAnswer
 
-CHAT_PATH = b"/v1/chat/completions"
 ERROR_MOST_BYTES = 64 * 1024
 ASKED_MOST_BYTES = 16 * 1024 * 1024
 PROMPTING = ("messages", "chat_template_kwargs")  # members of an engine body that its template sees
@@ -114,7 +112,7 @@ class EmbeddedUpstream:
         forwarded = forwarded_body(prompt.body, drop_constraints=prompt.constraints.stated, drop_empty_tool_calls=False)
         return CompletionAnswer(self, request, prompt.head, digest_of(prompt, forwarded))
 
-    async def _chat(self, prompt: Prompt) -> "EmbeddedAnswer":
+    async def _chat(self, prompt: Prompt) -> ChatAnswer:
         asked = prompt.asked
         request = asked if isinstance(asked, ChatRequest) else parse_chat(prompt.body)
         messages = None
@@ -133,7 +131,7 @@ class EmbeddedUpstream:
         refuse_longer(request, self.context_length)
         planned = plan(request, self._facts)
         self._check_room(request.n)
-        return EmbeddedAnswer(self, planned, request, prompt.head, digest_of(prompt, forwarded))
+        return ChatAnswer(self, planned, request, prompt.head, digest_of(prompt, forwarded))
 
     def _check_n(self, n: int) -> None:
         if n > self._max_n:
@@ -245,74 +243,3 @@ def decoded(body: bytes, kind: type[Answered]) -> Answered:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UpstreamFailed(ENDED_EARLY) from error
-
-
-class EmbeddedAnswer:
-    """One accepted request."""
-
-    last = DONE
-
-    def __init__(
-        self, upstream: EmbeddedUpstream, planned: Plan, request: ChatRequest, head: Head, forwarded_sha256: bytes
-    ) -> None:
-        self._upstream = upstream
-        self._plan = planned
-        self._request = request
-        self._head = head
-        self._generation = Generation(upstream, CHAT_PATH, planned.bodies, param="messages")
-        self.forwarded_sha256 = forwarded_sha256
-
-    @property
-    def is_forwarded(self) -> bool:
-        return self._generation.is_forwarded
-
-    async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
-        """The chunks of the event stream, without `[DONE]` (wire contract 2.7)."""
-        tally.id = self._head.id
-        encoder = ChunkEncoder(self._head, include_usage=self._request.include_usage)
-        choices = await self._choices()
-        async with aclosing(self._generation.steps(choices)) as steps:
-            async for choice, deltas in steps:
-                data = encoder.encode(choice, deltas)
-                if data:
-                    yield data
-        count(choices, tally)
-        if self._request.include_usage:
-            yield encoder.usage(tally)
-
-    async def complete(self, tally: Tally) -> bytes:
-        """The body of the buffered response (wire contract 2.6)."""
-        tally.id = self._head.id
-        choices = await self._choices()
-        parts = [AnswerParts(choice.index) for choice in choices]
-        async with aclosing(self._generation.steps(choices)) as steps:
-            async for choice, deltas in steps:
-                parts[choice.index].add(deltas)
-        count(choices, tally)
-        finished = [part.document(choice.finish_reason) for part, choice in zip(parts, choices, strict=True)]
-        return msgspec.json.encode(
-            {
-                "id": self._head.id,
-                "object": "chat.completion",
-                "created": self._head.created,
-                "model": self._head.model,
-                "choices": finished,
-                "usage": usage_document(tally),
-            }
-        )
-
-    async def _choices(self) -> list[Choice]:
-        planned, held = self._plan, self._plan.constraint
-        compiled = await self._upstream.compiled(held)
-        return [
-            Choice(
-                index,
-                mode=held.mode,
-                adherence=compiled.adherence() if compiled is not None else None,
-                must_complete=planned.must_complete,
-                new_call_id=lambda: new_tool_call_id(os.urandom(16)),
-                named=held.named,
-                keep_reasoning=planned.keep_reasoning,
-            )
-            for index in range(len(planned.bodies))
-        ]
