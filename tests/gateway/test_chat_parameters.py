@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from confide.engine.sampling import TELLS_WHICH
 from gateway_app import MODEL, SPECIAL, ScriptedGateway, answering, chat, serving_scripted
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -80,8 +81,8 @@ REACHES: list[tuple[dict[str, object], dict[str, object]]] = [
     ({"max_completion_tokens": 9}, {"max_tokens": 9}),
     ({"max_tokens": 5, "max_completion_tokens": 9}, {"max_tokens": 5}),
     ({"max_tokens": 9, "max_completion_tokens": 5}, {"max_tokens": 5}),
-    ({"stop": "END"}, {"stop": ["END"]}),
-    ({"stop": ["a", "b", "c", "d"]}, {"stop": ["a", "b", "c", "d"]}),
+    ({"stop": "END"}, {"stop": ["END"], **TELLS_WHICH}),
+    ({"stop": ["a", "b", "c", "d"]}, {"stop": ["a", "b", "c", "d"], **TELLS_WHICH}),
     ({"seed": 42}, {"seed": 42}),
     ({"seed": 0}, {"seed": 0}),
     ({"presence_penalty": -2}, {"presence_penalty": -2.0}),

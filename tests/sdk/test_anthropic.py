@@ -197,3 +197,12 @@ def test_an_answer_that_is_proven(service: Running) -> None:
         assert proof.verdict is not Verdict.NOT_VERIFIED
         assert proof.answer is not None
         assert proof.answer.endpoint == "/v1/messages"
+
+
+def test_the_stop_sequence_that_was_met_is_named(messages: Anthropic) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "max_tokens": 60, "messages": HELLO, "stop_sequences": ["zqx", "e"]}
+    message = messages.messages.create(**asked)
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "e")
+    with messages.messages.stream(**asked) as stream:
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("stop_sequence", "e")

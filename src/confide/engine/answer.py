@@ -80,12 +80,19 @@ class EngineError(msgspec.Struct, frozen=True):
     n_ctx: int | None = None
 
 
+class EngineTold(msgspec.Struct, frozen=True):
+    """`stopping_word`: the client's stop text that was met, "" for none."""
+
+    stopping_word: str = ""
+
+
 class EngineEvent(msgspec.Struct, frozen=True):
     """One event of the engine's stream; members that we do not name are dropped by the decoder."""
 
     choices: list[EngineChoice] = []
     usage: EngineUsage | None = None
     error: EngineError | None = None
+    told: EngineTold | None = msgspec.field(default=None, name="__verbose")
 
 
 class Mode(Enum):
@@ -117,6 +124,7 @@ class Choice:
     ) -> None:
         self.index = index
         self.finish_reason: str | None = None
+        self.stop_text: str | None = None  # of the client's, where one ended it
         self.usage: EngineUsage | None = None
         self._adherence = adherence
         self._must_complete = must_complete
@@ -138,6 +146,7 @@ class Choice:
             deltas += self._read(text)
         if given.finish_reason is not None:
             deltas += self._finish(given.finish_reason)
+            self.stop_text = (event.told.stopping_word or None) if event.told is not None else None
         if given.logprobs is not None:
             self._logprobs += public_logprobs(given.logprobs)
         return self._with_logprobs(deltas) if self._logprobs else deltas

@@ -8,6 +8,8 @@ ENGINE_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws its own seed when it is given
 DEFAULT_TOP_K = 40
 DEFAULT_MIN_P = 0.05
 DEFAULT_REPETITION_PENALTY = 1.1
+# Has the engine say which stop text it met, and no more than that: without a list it would repeat the prompt.
+TELLS_WHICH: Mapping[str, object] = {"verbose": True, "response_fields": ["stopping_word"]}
 
 
 class Sampled(Protocol):
@@ -52,6 +54,7 @@ def sampling(request: Sampled) -> dict[str, object]:
         members["max_tokens"] = request.token_limit
     if request.stop:
         members["stop"] = list(request.stop)
+        members |= TELLS_WHICH
     if request.logit_bias:
         members["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
     return members

@@ -55,7 +55,7 @@ def test_a_plain_request_has_these_members_and_no_others() -> None:
     [
         ({"max_tokens": 5}, {"max_tokens"}),
         ({"max_completion_tokens": 5}, {"max_tokens"}),
-        ({"stop": "x"}, {"stop"}),
+        ({"stop": "x"}, {"stop", "verbose", "response_fields"}),
         ({"logit_bias": {"5": 1}}, {"logit_bias"}),
         ({"logprobs": True}, {"logprobs", "top_logprobs"}),
         ({"seed": 1}, {"seed"}),

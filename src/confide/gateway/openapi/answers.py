@@ -65,12 +65,13 @@ class ChatMessage(Struct, kw_only=True):
 
 
 class ChatChoice(Struct, kw_only=True):
-    """One of the `n` answers."""
+    """One of the `n` answers. `stop_reason`: the stop text that ended it, where one did."""
 
     index: int
     message: ChatMessage
     finish_reason: FinishReason | None
     logprobs: Logprobs | None
+    stop_reason: str | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, kw_only=True):
@@ -110,12 +111,13 @@ class Delta(Struct, kw_only=True):
 
 
 class ChunkChoice(Struct, kw_only=True):
-    """A piece of one of the `n` answers."""
+    """A piece of one of the `n` answers. `stop_reason`: beside `finish_reason`, the stop text that was met."""
 
     index: int
     delta: Delta
     finish_reason: FinishReason | None
     logprobs: Logprobs | UnsetType = UNSET
+    stop_reason: str | UnsetType = UNSET
 
 
 class ChatChunk(Struct, kw_only=True):
@@ -145,6 +147,7 @@ class TextChoice(Struct, kw_only=True):
     index: int
     logprobs: TextLogprobs | None
     finish_reason: FinishReason | None
+    stop_reason: str | UnsetType = UNSET
 
 
 class TextCompletion(Struct, kw_only=True):

@@ -67,7 +67,7 @@ class ChatAnswer:
             async for choice, deltas in steps:
                 parts[choice.index].add(deltas)
         count(choices, tally)
-        finished = [part.document(choice.finish_reason) for part, choice in zip(parts, choices, strict=True)]
+        finished = [part.document(choice) for part, choice in zip(parts, choices, strict=True)]
         return msgspec.json.encode(
             {
                 "id": self._head.id,

@@ -46,6 +46,8 @@ class ChunkEncoder:
         if finished:
             self._ended.add(choice.index)
             reason = b'{},"finish_reason":' + encode(choice.finish_reason)
+            if choice.stop_text is not None:
+                reason += b',"stop_reason":' + encode(choice.stop_text)
             pieces.append(self._open + b'{"index":%d,"delta":%b}' % (choice.index, reason) + self._close)
         return b"".join(pieces)
 
@@ -108,8 +110,10 @@ class AnswerParts:
                 case CallArguments(call, text):
                     self._calls[call][1].append(text)
 
-    def document(self, finish_reason: str | None) -> dict[str, object]:
-        """The entry of `choices`. `content` is null when the answer is calls alone."""
+    def document(self, choice: Choice) -> dict[str, object]:
+        """The entry of `choices`. `content` is null when the answer is calls alone. `stop_reason` is there where a stop
+        text of the client's ended it.
+        """
         text = "".join(self._text)
         message: dict[str, object] = {"role": "assistant", "content": text if text or not self._calls else None}
         if self._reasoning:
@@ -117,7 +121,14 @@ class AnswerParts:
         if self._calls:
             message["tool_calls"] = [call_document(opened, "".join(pieces)) for opened, pieces in self._calls]
         logprobs = {"content": self._logprobs, "refusal": None} if self._logprobs else None
-        return {"index": self._index, "message": message, "finish_reason": finish_reason, "logprobs": logprobs}
+        met = {} if choice.stop_text is None else {"stop_reason": choice.stop_text}
+        return {
+            "index": self._index,
+            "message": message,
+            "finish_reason": choice.finish_reason,
+            "logprobs": logprobs,
+            **met,
+        }
 
 
 def call_document(opened: CallOpened, arguments: str) -> dict[str, object]:

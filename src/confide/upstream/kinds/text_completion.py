@@ -112,12 +112,14 @@ class CompletionAnswer:
         logprobs: Sequence[TextLogprobs] | None,
         finish_reason: str | None,
     ) -> Mapping[str, object]:
-        """One entry of `choices`."""
+        """One entry of `choices`. `stop_reason` is there where a stop text of the client's ended it."""
+        met = {} if finish_reason is None or choice.stop_text is None else {"stop_reason": choice.stop_text}
         return {
             "text": opening + "".join(content.text for content in contents),
             "index": choice.index,
             "logprobs": None if logprobs is None else logprobs[choice.index].shaped(contents),
             "finish_reason": finish_reason,
+            **met,
         }
 
 
