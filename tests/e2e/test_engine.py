@@ -390,11 +390,14 @@ def test_a_crash_of_the_engine_leaves_no_memory_image(service: Running) -> None:
 
 
 def test_the_engine_answers_nobody_without_the_key(service: Running) -> None:
-    (socket,) = (service.home / "run").glob("*.sock")
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://engine") as stranger:
-        assert stranger.post("/v1/chat/completions", json=body("Hi")).status_code == 401
-        assert stranger.get("/metrics").status_code == 401
-        assert stranger.get("/slots").status_code in (401, 404, 501)
+    sockets = list((service.home / "run").glob("*.sock"))
+    assert sockets  # one a model
+    for socket in sockets:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), base_url="http://engine") as stranger:
+            assert stranger.post("/v1/chat/completions", json=body("Hi")).status_code == 401
+            assert stranger.post("/v1/embeddings", json={"input": "Hi"}).status_code == 401
+            assert stranger.get("/metrics").status_code == 401
+            assert stranger.get("/slots").status_code in (401, 404, 501)
 
 
 def test_nothing_of_a_request_is_written_to_the_log(service: Running, client: httpx2.Client) -> None:

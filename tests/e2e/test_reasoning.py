@@ -117,7 +117,7 @@ def test_another_surface_has_it_in_its_own_shape(client: OpenAI) -> None:
 def test_thinking_and_a_form_exclude_each_other(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         message(client, reasoning_effort="low", response_format={"type": "json_object"})
-    assert caught.value.param == "reasoning"
+    assert caught.value.param == "reasoning_effort"
 
 
 def test_the_catalogue_says_that_it_reasons(client: OpenAI) -> None:
