@@ -162,7 +162,7 @@ def banner(service: "Service") -> "Table":
     if service.config.server.workers > 1:
         table.add_row("workers", str(service.config.server.workers))
     table.add_row("address", service.url)
-    table.add_row("reference", f"{service.url}/docs")
+    table.add_row("docs", f"{service.url}/docs")
     table.add_row("keyset", service.keyset_digest)
     table.add_row("channel", Text(channel(service)))
     return table
