@@ -118,6 +118,7 @@ def signer(client: httpx2.Client) -> tuple[str, str]:
     return asked.headers["x-aci-keyset-digest"], proof["signing_address"]
 
 
+@pytest.mark.long
 def test_the_keyset_is_rotated_everywhere_at_the_same_moment(tmp_path: Path, upstream: Engine) -> None:
     rest = "[attester]\nkeyset_lifetime_s = 10\n"
     with serving(tmp_path, upstream, rest=rest) as service, callers(service) as by_worker:
@@ -234,6 +235,7 @@ def test_the_workers_end_with_their_parent(tmp_path: Path, upstream: Engine) -> 
         assert httpx2.get(f"{again.url}/health/ready").json() == {"status": "ready"}
 
 
+@pytest.mark.long
 def test_a_reload_changes_all_workers_or_none(tmp_path: Path, upstream: Engine) -> None:
     with serving(tmp_path, upstream) as service, callers(service) as by_worker:
         file = service.home / "confide.toml"

@@ -111,6 +111,7 @@ def test_every_worker_knows_whether_the_engine_serves(service: Running) -> None:
             assert client.post(CHAT, json=prompt(**SHORT)).status_code == 200
 
 
+@pytest.mark.long
 def test_vectors_are_the_same_at_every_worker_and_large_requests_let_others_through(service: Running) -> None:
     """Between two batches a request gives its slot to whoever waits, also one of another worker."""
     asked = {"model": VECTORS, "input": ["a sentence about trees"]}
