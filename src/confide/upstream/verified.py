@@ -12,6 +12,7 @@ Not checked here: that its answers are true, or signed. One verification is unde
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Appraiser(Protocol):
         """Raises CannotVerify, DoesNotHold."""
 
 
-class SessionUpstream:
+class SessionUpstream(ABC):
     """An attested service that prompts are sent to in the session of a verification, and in no other way. Whoever
     verifies is one of the classes below. `make_relay`: a relay to these keys and to no other. `now`: Unix seconds.
     `is_attested`: False where a simulator's root is trusted.
@@ -136,13 +137,13 @@ class SessionUpstream:
         if self._session is not None and self._session.id == session_id:
             self._drop(WRONG_KEY)
 
+    @abstractmethod
     async def watch(self) -> None:
         """Look after the session until cancelled."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _verify(self) -> None:
         """Verify it; how that ended, `session` and `reason` tell."""
-        raise NotImplementedError
 
     async def stop_verifying(self) -> None:
         """End a verification that is under way."""
