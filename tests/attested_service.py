@@ -36,6 +36,7 @@ from confide.protocol.receipt import Signs, new_receipt_id, signed_receipt
 from confide.protocol.report import SourceProvenance, aci_report
 from confide.protocol.statement import aci_report_data
 from confide.verifier.policy import Policy
+from ending import end
 
 Document = dict[str, Any]
 
@@ -375,11 +376,11 @@ class Server(uvicorn.Server):
         await self.ending.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        await asyncio.sleep(0.001)
+        def abort() -> None:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+
+        await end(self.servers, abort)
 
 
 @contextmanager

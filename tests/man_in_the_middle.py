@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Protocol
 
 from attested_service import STOP_WITHIN_S
+from ending import end
 from tls_files import TlsFiles
 
 READ_BYTES = 64 * 1024
@@ -136,17 +137,19 @@ def between(service: Reached, own: TlsFiles | None = None) -> Iterator[Relay]:
 
         outer = await asyncio.start_server(handled(relay.take), "127.0.0.1", 0)
         inner = await asyncio.start_server(handled(relay.read_on), "127.0.0.1", 0, ssl=relay.own)
-        async with outer, inner:
-            relay.port, relay.inner_port = (each.sockets[0].getsockname()[1] for each in (outer, inner))
-            loops.append((asyncio.get_running_loop(), ending))
-            started.set()
-            await ending.wait()
-        for task in list(connections):
-            task.cancel()
+        relay.port, relay.inner_port = (each.sockets[0].getsockname()[1] for each in (outer, inner))
+        loops.append((asyncio.get_running_loop(), ending))
+        started.set()
+        await ending.wait()
+
+        def abort() -> None:
+            for task in connections:
+                task.cancel()
+            for writer in relay.writers:
+                writer.transport.abort()
+
+        await end((outer, inner), abort)
         await asyncio.gather(*connections, return_exceptions=True)
-        for writer in relay.writers:
-            writer.transport.abort()
-        await asyncio.sleep(0.001)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),), name="man-in-the-middle", daemon=True)
     thread.start()
