@@ -55,6 +55,7 @@ from confide.upstream.channel import Channel, Timeouts, UnixAddress
 from confide.upstream.images import ImageFetcher, ImageLimits
 from confide.upstream.kinds.embedded import EmbeddedUpstream
 from confide.upstream.kinds.embedded_embeddings import EmbeddedEmbeddings
+from ending import end
 from scripted import LAST_CHUNK, Script, ScriptedUpstream, chunk, sse_head
 
 MODEL = "vendor/model"
@@ -272,11 +273,11 @@ class PromptServer(uvicorn.Server):
         await self.ending.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        await asyncio.sleep(0)
+        def shut_down() -> None:
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
+
+        await end(self.servers, shut_down)
 
 
 async def assert_receipted(
