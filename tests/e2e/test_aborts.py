@@ -145,7 +145,7 @@ def outcomes(service: Running) -> list[str]:
 
 
 @needs_proc
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
 async def test_every_slot_is_free_again_after_random_aborts(engine_home: Path, tmp_path: Path, count: int) -> None:
     with running(home_with_weights(tmp_path, engine_home)) as service:
         [engine] = engines_of(service)

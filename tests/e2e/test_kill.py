@@ -124,7 +124,7 @@ def reports_on_disk(home: Path) -> set[str]:
         return {digest for (digest,) in db.execute("SELECT digest FROM reports")}
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 def test_every_proof_is_there_after_a_kill_at_the_last_byte(engine_home: Path, tmp_path: Path, rounds: int) -> None:
     """The receipt of each answer that a client saw the end of, its signature, and the report of its keyset."""
     home = home_with_weights(tmp_path, engine_home)

@@ -56,6 +56,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["name"] + (f" [{row['target']}]" if row["target"] else ""): row for row in rows}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["buffered", "50-chunk stream"])
 def test_service_and_floor_are_compared_in_the_same_run(figures: dict[str, dict[str, Any]], kind: str) -> None:
     ratio = figures[f"CPU a request, service / floor: {kind}, 32 connections"]
@@ -68,6 +69,7 @@ def test_service_and_floor_are_compared_in_the_same_run(figures: dict[str, dict[
     assert f"added median latency: {kind}, 1 connection" in figures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["buffered", "50-chunk stream"])
 def test_workers_are_compared_in_the_same_run(figures: dict[str, dict[str, Any]], kind: str) -> None:
     case = f"{kind}, 32 connections"
@@ -78,6 +80,7 @@ def test_workers_are_compared_in_the_same_run(figures: dict[str, dict[str, Any]]
     assert figures[f"CPU a request, 2 workers / 1: {case}"]["value"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["buffered", "50-chunk stream", "1,000-chunk stream"])
 @pytest.mark.parametrize("connections", ["1 connection", "32 connections"])
 def test_an_upstream_is_measured_against_both_floors(
@@ -96,11 +99,13 @@ def test_an_upstream_is_measured_against_both_floors(
         assert figures[f"{case}: median latency [{target}]"]["unit"] == "ms"
 
 
+@pytest.mark.long
 def test_streams_through_an_upstream_all_end_with_the_same_bytes(figures: dict[str, dict[str, Any]]) -> None:
     assert figures["local, 20 open streams on one core: complete and byte-identical"]["value"] == 1.0
     assert figures["local, memory an open stream (20 open)"]["unit"] == "KiB"
 
 
+@pytest.mark.long
 def test_memory_is_reported_along_the_way_to_a_million(figures: dict[str, dict[str, Any]]) -> None:
     marks = [row for name, row in figures.items() if name.startswith("local, resident memory after ")]
     first, last = figures["local, resident memory after 100"], figures["local, resident memory after 1,000"]
@@ -145,6 +150,7 @@ def test_a_peer_that_does_not_listen_is_named_with_what_it_said(tmp_path: Path) 
         pytest.fail("it was served")
 
 
+@pytest.mark.long
 def test_ratios_come_first_and_what_has_no_budget_last(rows: list[dict[str, Any]]) -> None:
     ranks = [0 if row["unit"] == "×" else 2 if row["budget"] is None else 1 for row in rows]
 
@@ -152,11 +158,13 @@ def test_ratios_come_first_and_what_has_no_budget_last(rows: list[dict[str, Any]
     assert set(ranks) == {0, 1, 2}
 
 
+@pytest.mark.long
 def test_open_streams_all_end_with_the_same_bytes(figures: dict[str, dict[str, Any]]) -> None:
     assert figures["20 open streams on one core: complete and byte-identical"]["value"] == 1.0
     assert figures["memory an open stream (20 open)"]["unit"] == "KiB"
 
 
+@pytest.mark.long
 def test_the_verifying_client_is_compared_with_the_plain_sdk(figures: dict[str, dict[str, Any]]) -> None:
     assert figures["buffered call of the SDK, confide.Client / plain client"]["value"] > 1
     bundle = figures["bundle checked offline (report, quote, receipt)"]
@@ -182,6 +190,7 @@ def test_a_bench_that_does_not_exist_is_refused_with_those_that_do() -> None:
     assert "overhead" in run.stderr
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_embedded_model_writes_the_same_through_the_service_as_alone(engine_home: Path) -> None:
     ratio, *speeds = measured("embedded")
@@ -191,6 +200,7 @@ def test_embedded_model_writes_the_same_through_the_service_as_alone(engine_home
     assert all(speed["value"] > 0 for speed in speeds)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_embedded_vectors_are_the_same_through_the_service_as_alone(engine_home: Path) -> None:
     rows = measured("vectors")
