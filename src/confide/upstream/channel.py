@@ -51,6 +51,8 @@ __all__ = [
 class Channel:
     """The connections to one upstream: at most `max_connections` carry an exchange, at most `max_idle` wait for one.
 
+    `max_idle`: None: as many as may be live, as a wave of requests leaves as many connections as the next one needs.
+
     It does not queue: who may wait, and how long, is decided before a request comes here. Belongs to one event loop.
 
     An idle connection is closed after `idle_expiry_s`. One unused for `probe_after_s` is probed before it
@@ -63,7 +65,7 @@ class Channel:
         *,
         timeouts: Timeouts,
         max_connections: int,
-        max_idle: int = 32,
+        max_idle: int | None = None,
         idle_expiry_s: float = 30,
         max_header_bytes: int = 32 * 1024,
         probe_after_s: float = 0.5,
@@ -75,7 +77,7 @@ class Channel:
         self._address = address
         self._heads = RequestHeads(address.authority)
         self._max_connections = max_connections
-        self._max_idle = max_idle
+        self._max_idle = max_connections if max_idle is None else max_idle
         self._idle: list[Connection] = []  # the last one in is the first one out, so that the surplus expires
         self._live: set[Connection] = set()
         # Until the loop has closed the socket. One whose opening was cancelled never gets here: uvloop closes it and

@@ -63,7 +63,7 @@ async def serving(
     path: Path | None = None,
     timeouts: Timeouts = PATIENT,
     max_connections: int = 100,
-    max_idle: int = 32,
+    max_idle: int | None = None,
     idle_expiry_s: float = 30,
     max_header_bytes: int = 32 * 1024,
     probe_after_s: float = 0.5,
@@ -312,6 +312,17 @@ async def test_no_more_than_max_idle_connections_are_kept() -> None:
 
         assert channel.idle == 2
         await upstream.until_open(2)
+
+
+async def test_a_second_wave_of_requests_needs_no_new_connection() -> None:
+    gate = asyncio.Event()
+    async with serving([gate, response(b"ok")]) as (upstream, channel):
+        wave = [asyncio.ensure_future(answer(channel)) for _ in range(100)]
+        await upstream.asked(100)
+        gate.set()
+        await asyncio.gather(*wave)
+        await asyncio.gather(*(answer(channel) for _ in range(100)))
+        assert upstream.accepted == 100
 
 
 async def test_an_unused_connection_is_closed_after_a_while() -> None:
