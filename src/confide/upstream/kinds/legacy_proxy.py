@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from confide.upstream.appraising import TCB, ReportAppraiser, refuted, require
 from confide.upstream.documents import Document
 from confide.upstream.sessions import Shown, plain_facts
-from confide.verifier.legacy import verify_legacy_report
+from confide.verifier.legacy_report import verify_legacy_report
 
 
 @dataclass(frozen=True)
