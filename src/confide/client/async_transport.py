@@ -9,7 +9,7 @@ from functools import partial
 import httpx2
 
 from confide.client.party import Consult, Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
-from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
+from confide.client.pinning import is_not_pinned, pinned_context, seen_spki
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
     FETCH_PAUSE_S,
@@ -36,6 +36,7 @@ from confide.client.sending import (
 from confide.client.withholding import Body, Withholding
 from confide.errors import ConfideError, VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
+from confide.protocol.pins import Pins
 from confide.verifier.appraisal import ServiceVerification
 from confide.verifier.collateral import Collateral, HeldCollateral
 from confide.verifier.policy import Policy
