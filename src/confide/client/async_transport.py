@@ -2,13 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 
 import httpx2
 
-from confide.client.party import Consult, Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
 from confide.client.pinning import is_not_pinned, pinned_context, seen_spki
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
@@ -33,8 +34,10 @@ from confide.client.sending import (
     unproven,
     wrong_key,
 )
+from confide.client.steps import Fetch, Fetched, drive_async
+from confide.client.verdict import NotNow
 from confide.client.withholding import Body, Withholding
-from confide.errors import ConfideError, VerificationError
+from confide.errors import VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 from confide.protocol.pins import Pins
 from confide.verifier.appraisal import ServiceVerification
@@ -207,13 +210,13 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
     async def prove(self, line: AsyncLine, sent: Sent, response: httpx2.Response, body: Body) -> Proof:
         """The proof of a whole answer. Raises VerificationError."""
         steps = to_prove(self._party, line.service, sent, response, body, keep=self._keep_bodies)
-        proof = await drive(steps, partial(self._fetch, line, headers=sent.request.headers))
+        proof = await drive_async(steps, partial(self._fetch, line, headers=sent.request.headers))
         KEPT_PROOFS.keep(proof)
         return proof
 
     async def _establish(self, line: AsyncLine) -> ServiceVerification:
         try:
-            verified = await drive(self._party.establish(line.service), partial(self._fetch, line))
+            verified = await drive_async(self._party.establish(line.service), partial(self._fetch, line))
         except NotNow as error:
             raise unavailable(error) from error
         await line.let_go()
@@ -238,22 +241,6 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
             service = KnownService(destination.root, destination.host)
             self._lines[destination.root] = AsyncLine(service, self._options)
         return self._lines[destination.root]
-
-
-async def drive(steps: Steps[T], fetch: Callable[[Fetch], Awaitable[Fetched]]) -> T:
-    """Carry out the steps of a relying party."""
-    try:
-        wanted = next(steps)
-        while True:
-            try:
-                found = await (asyncio.to_thread(wanted.run) if isinstance(wanted, Consult) else fetch(wanted))
-            except ConfideError as error:
-                wanted = steps.throw(error)
-            else:
-                wanted = steps.send(found)
-    except StopIteration as done:
-        result: T = done.value
-        return result
 
 
 class AsyncProvingStream(httpx2.AsyncByteStream):

@@ -10,8 +10,11 @@ from typing import Any
 
 import httpx2
 
-from confide.client.party import Fetch, KnownService, NotNow, RelyingParty, Steps
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
 from confide.client.proof import Proof
+from confide.client.steps import Fetch, Steps
+from confide.client.verdict import NotNow
 from confide.client.withholding import Body
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.result import quoted

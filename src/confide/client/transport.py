@@ -24,7 +24,8 @@ from functools import partial
 
 import httpx2
 
-from confide.client.party import Fetch, Fetched, KnownService, NotNow, RelyingParty, drive
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
 from confide.client.pinning import is_not_pinned, pinned_context, seen_spki
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
@@ -49,6 +50,8 @@ from confide.client.sending import (
     unproven,
     wrong_key,
 )
+from confide.client.steps import Fetch, Fetched, drive
+from confide.client.verdict import NotNow
 from confide.client.withholding import Body, Withholding
 from confide.errors import VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
