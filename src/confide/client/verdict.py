@@ -1,7 +1,7 @@
 """What a verification that does not hold ends in: an error that names the check which decided, and says why."""
 
 from confide.errors import CannotTell, ConfideError, VerificationError
-from confide.evidence.result import Status, Verification, failed
+from confide.evidence.result import Status, Verification, failed, skipped
 from confide.evidence.snp import CHAIN as SNP_CHAIN
 from confide.evidence.tdx import COLLATERAL
 from confide.verifier.appraisal import ServiceVerification
@@ -42,17 +42,10 @@ def require(verified: Verification) -> None:
 
 
 def refusal(verified: Verification, what: str, remedy: str) -> NotVerified:
-    """The error that names the check which decided: the first that failed, else the first required one that did not
-    pass, else the required one that is not there.
-    """
-    wrong = [check for check in verified.checks if check.status is Status.FAIL]
-    wrong += [check for check in verified.checks if check.name in verified.required and check.status is Status.SKIP]
-    if wrong:
-        name, reason = wrong[0].name, wrong[0].reason
-    else:
-        name = min(verified.required - {check.name for check in verified.checks}, default="id-1")
-        reason = "this check did not run"
-    return NotVerified(f"{what}: {name}: {reason}", check=name, remedy=remedy, verification=verified)
+    """The error that names the check which decided."""
+    check = verified.decisive or skipped("id-1", "this check did not run")
+    message = f"{what}: {check.name}: {check.reason}"
+    return NotVerified(message, check=check.name, remedy=remedy, verification=verified)
 
 
 def told(failure: VerificationError) -> ConfideError:

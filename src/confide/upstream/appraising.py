@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from confide.evidence.result import Status, Verification
+from confide.evidence.result import Verification
 from confide.upstream.documents import Document, Documents
 from confide.upstream.sessions import Shown
 from confide.upstream.verified import DoesNotHold
@@ -47,21 +47,12 @@ class ReportAppraiser(ABC):
 
 
 def require(verified: Verification) -> None:
-    """Return when it holds. Raises DoesNotHold, naming the check that decided."""
-    if not verified.ok:
-        raise DoesNotHold(f"{decisive(verified)} did not pass")
-
-
-def decisive(verified: Verification) -> str:
-    """The name of the check that decided: the first that failed, or else a required one that did not pass.
+    """Return when it holds. Raises DoesNotHold, naming the check that decided.
 
     Its reason stays here: a receipt is read by others, and reasons hold keys and names of the upstream.
     """
-    checks, required = verified.checks, verified.required
-    failed = [check.name for check in checks if check.status is Status.FAIL]
-    skipped = [check.name for check in checks if check.name in required and check.status is Status.SKIP]
-    absent = sorted(required - {check.name for check in checks})
-    return (failed + skipped + absent + ["a check"])[0]
+    if not verified.ok:
+        raise DoesNotHold(f"{'a check' if verified.decisive is None else verified.decisive.name} did not pass")
 
 
 def refuted(verified: Verification) -> Mapping[str, str]:

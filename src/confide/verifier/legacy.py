@@ -28,7 +28,7 @@ from confide.collateral.tdx import TdxCollateral
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.quote import QuoteError
-from confide.evidence.result import Check, Status, Verdict, Verification, failed, passed, quoted, skipped
+from confide.evidence.result import Check, Status, Verification, failed, passed, quoted, skipped
 from confide.evidence.tdx import COLLATERAL, REPORT_DATA, TDX_REQUIRED
 from confide.protocol.legacy_report import pick_attestation
 from confide.protocol.signature import Algo, split_text, verify_text
@@ -106,18 +106,17 @@ def verify_answer(
 
 def require(result: Verification) -> None:
     """Return when `result` is VERIFIED. Raises VerificationError naming a check, CannotTell without collateral."""
-    if result.verdict is Verdict.VERIFIED:
+    decisive = result.requiring(REQUIRED).decisive
+    if decisive is None:
         return
-    wrong = [check for check in result.checks if check.status is Status.FAIL]
-    if not wrong and any(check.name == COLLATERAL and check.status is Status.SKIP for check in result.checks):
+    if not result.rejected and any(check.name == COLLATERAL and check.status is Status.SKIP for check in result.checks):
         raise CannotTell(
             "the service gave no collateral for its quote, so whether the quote is genuine cannot be told",
             remedy="Ask a service that sends `collateral` in its report, or name a file that has it.",
         )
-    named = (wrong or [check for check in result.checks if check.status is Status.SKIP and check.name in REQUIRED])[0]
     raise VerificationError(
-        f"the answer is not verified: {named.name}: {named.reason}",
-        check=named.name,
+        f"the answer is not verified: {decisive.name}: {decisive.reason}",
+        check=decisive.name,
         remedy="Do not rely on this answer.",
     )
 
