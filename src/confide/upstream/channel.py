@@ -25,7 +25,8 @@ from dataclasses import replace
 
 from confide.protocol.pins import Pins, require_pinned
 from confide.upstream.address import Address, TcpAddress, TlsAddress, UnixAddress
-from confide.upstream.connection import Bounds, Connection, Timeouts
+from confide.upstream.bounds import Bounds, Timeouts
+from confide.upstream.connection import Connection
 from confide.upstream.errors import ChannelError, Cut, Malformed, NoneFree, NotConnected, Phase, Stalled, WrongKey
 from confide.upstream.exchange import Exchange
 from confide.upstream.request import RequestHeads
