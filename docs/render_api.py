@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+from rendering import keep_current
+
 from confide.gateway.openapi.document import OPERATIONS, openapi
 from confide.gateway.openapi.members import TABLES, Effect, Member, Table
 from confide.gateway.openapi.operations import Access, Operation
@@ -85,17 +87,5 @@ def page() -> str:
     return HEAD + routes + MEMBERS + "".join(map(section, TABLES))
 
 
-def main() -> int:
-    """0 when the page is current or was written, 1 when `--check` finds it out of date."""
-    rendered = page()
-    if "--check" not in sys.argv:
-        PAGE.write_text(rendered)
-        return 0
-    current = PAGE.read_text() == rendered
-    if not current:
-        print("docs/api.md is out of date; run `.venv/bin/python docs/render_api.py`")
-    return 0 if current else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep_current(PAGE, page()))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rendering import keep_current
+
 CONFIDE = Path(sys.executable).parent / "confide"
 PAGE = Path(__file__).parent / "commands.md"
 COMMANDS = (
@@ -54,17 +56,5 @@ def page() -> str:
     return HEAD + "".join(parts)
 
 
-def main() -> int:
-    """0 when the page is current or was written, 1 when `--check` finds it out of date."""
-    rendered = page()
-    if "--check" not in sys.argv:
-        PAGE.write_text(rendered)
-        return 0
-    current = PAGE.read_text() == rendered
-    if not current:
-        print("docs/commands.md is out of date; run `.venv/bin/python docs/render_commands.py`")
-    return 0 if current else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep_current(PAGE, page()))

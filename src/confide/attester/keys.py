@@ -24,10 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 from confide.errors import ConfigError
+from confide.protocol.pins import spki_sha256
 from confide.protocol.signature import SECP256K1_ORDER, V_OFFSET, Algo, eip191_digest, ethereum_address
 
 SEED_BYTES = 32
@@ -284,11 +285,6 @@ def tls_key(seed: bytes) -> TlsKey:
     return TlsKey(ec.derive_private_key(scalar, ec.SECP256R1()))
 
 
-def spki_sha256(key: ec.EllipticCurvePublicKey) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo in DER, 32 bytes (wire contract 7.1)."""
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-
-
 def common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
 
@@ -311,10 +307,10 @@ def require_leaf(chain_pem: bytes, expected_spki_sha256: bytes) -> None:
         leaf = x509.load_pem_x509_certificates(chain_pem)[0]
     except ValueError as error:
         raise ConfigError("[server] tls_cert: no PEM certificates", remedy=CHAIN_REMEDY) from error
-    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if sha256(spki).digest() != expected_spki_sha256:
+    found = spki_sha256(leaf.public_key())
+    if found != expected_spki_sha256:
         raise ConfigError(
-            f"[server] tls_cert: got a certificate for the key {sha256(spki).hexdigest()}, expected one for the "
+            f"[server] tls_cert: got a certificate for the key {found.hex()}, expected one for the "
             f"attested key {expected_spki_sha256.hex()}",
             remedy=CHAIN_REMEDY,
         )

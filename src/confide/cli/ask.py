@@ -11,7 +11,7 @@ import typer
 
 from confide.cli import results
 from confide.cli.trust import AsJson, At, BundleFile, OnlineTrust, Trust, trusting
-from confide.client import asking, party
+from confide.client import asking, verdict
 from confide.client.answer import Answer, Question
 from confide.client.sending import now_s
 from confide.errors import CannotTell, ConfigError, VerificationError
@@ -87,8 +87,8 @@ def by_receipt(
     try:
         answer, proof = asking.prove(service, question(), screen.show_text)
     except VerificationError as failure:
-        screen.show(party.shown(failure, now()), None)
-        raise party.told(failure) from failure
+        screen.show(verdict.shown(failure, now()), None)
+        raise verdict.told(failure) from failure
     screen.show(proof, answer.id or None, None if bundle is None else proof.bundle(bundle))
     return answer
 

@@ -7,7 +7,7 @@ import typer
 
 from confide.cli import results
 from confide.cli.trust import LATEST_S, AsJson, Trust, trusting
-from confide.client import party
+from confide.client import verdict
 from confide.client.auditing import verify_bundle
 from confide.client.sending import now_s
 from confide.errors import VerificationError
@@ -33,7 +33,7 @@ def audit(
     try:
         verified = verify_bundle(bundle, policy, at=at, collateral=trust.files())
     except VerificationError as failure:  # it is no bundle
-        unread = party.shown(failure, now_s())
+        unread = verdict.shown(failure, now_s())
         if as_json:
             results.print_json(results.document(unread))
         else:
@@ -43,4 +43,4 @@ def audit(
         results.print_json(results.document(verified))
     else:
         results.show(verified, pinned=trust.pinned)
-    party.require(verified)
+    verdict.require(verified)

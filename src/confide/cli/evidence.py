@@ -11,6 +11,7 @@ from rich.text import Text
 
 from confide.cli import results
 from confide.cli.trust import AsJson, At, KdsUrl, PccsUrl, in_a_directory, same_status
+from confide.client import verdict
 from confide.client.proof import write_private
 from confide.collateral.bundle import read_bundle
 from confide.collateral.kds import AMD_KDS
@@ -18,7 +19,7 @@ from confide.collateral.pcs import INTEL_PCS
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.piece import MAX_PIECE_BYTES, Piece, PieceError, describe, recognise, root_der, verify_piece
 from confide.evidence.policy import Anchors, GpuPolicy, SnpPolicy, TdxPolicy
-from confide.evidence.result import Status, Verification, failed
+from confide.evidence.result import Verification, failed
 from confide.protocol.report import Evidence
 from confide.verifier.collateral import Collateral, HeldCollateral, Supplied
 
@@ -175,12 +176,9 @@ def require_piece(result: Verification) -> None:
     """Return when it passes. Raises VerificationError naming the check that decided."""
     if result.ok:
         return
-    wrong = [check for check in result.checks if check.status is Status.FAIL]
-    wrong += [check for check in result.checks if check.name in result.required and check.status is Status.SKIP]
-    remedy = (
-        "Name a quote, a report or a GPU payload." if wrong[0].name == UNREADABLE else "Do not rely on this evidence."
-    )
-    raise VerificationError(f"not verified: {wrong[0].name}: {wrong[0].reason}", check=wrong[0].name, remedy=remedy)
+    is_unread = any(check.name == UNREADABLE for check in result.checks)
+    remedy = "Name a quote, a report or a GPU payload." if is_unread else "Do not rely on this evidence."
+    raise verdict.refusal(result, "not verified", remedy)
 
 
 def document(result: Verification) -> dict[str, object]:

@@ -15,7 +15,7 @@ import uvloop
 
 from confide.cli import results
 from confide.cli.trust import OnlineTrust, Trust, trusting
-from confide.client import party
+from confide.client import verdict
 from confide.client.asking import environment_proxy, parse_api_key, parse_base_url
 from confide.client.http import AsyncClient
 from confide.client.proxy import TIMEOUTS_S, Proxy, names_this_machine
@@ -101,8 +101,8 @@ async def show_service(application: Proxy, root: httpx2.URL, trust: Trust) -> No
     try:
         verified = await application.verify()
     except VerificationError as failure:
-        results.show(party.shown(failure, now_s()), pinned=trust.pinned, stderr=True)
-        raise party.told(failure) from failure
+        results.show(verdict.shown(failure, now_s()), pinned=trust.pinned, stderr=True)
+        raise verdict.told(failure) from failure
     except httpx2.TransportError as error:
         raise CannotTell(
             f"{root} cannot be reached, or broke off: {quoted(error) or type(error).__name__}",

@@ -7,7 +7,7 @@ import typer
 
 from confide.cli import results
 from confide.cli.trust import AsJson, At, BundleFile, OnlineTrust, trusting
-from confide.client import party
+from confide.client import verdict
 from confide.client.asking import is_loopback, parse_base_url
 from confide.client.sending import now_s
 from confide.client.service import verify_service, write_bundle_of
@@ -39,7 +39,7 @@ def verify(
     else:
         results.show(verified, pinned=trust.pinned, bundle=written)
     try:
-        party.require(verified)
+        verdict.require(verified)
     except VerificationError as failure:
         raise with_way_on(failure, verified, address) from failure
 

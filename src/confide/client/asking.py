@@ -12,15 +12,11 @@ import secrets
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from confide.client.answer import Answer, Envelope, OnText, Problem, Question, Reading, unproven
 from confide.client.http import Client
@@ -30,6 +26,7 @@ from confide.collateral.tdx import TdxCollateral
 from confide.errors import CannotTell, ConfideError, ConfigError
 from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.result import Verification, quoted
+from confide.protocol.pins import spki_of
 from confide.protocol.signature import Algo
 from confide.verifier import legacy
 from confide.verifier.collateral import HeldCollateral
@@ -310,14 +307,10 @@ def spki_sha256(response: httpx2.Response) -> bytes | None:
     if response.url.scheme != "https":
         return None
     tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-    try:
-        # By position: what the sockets of the standard library put there takes no keywords.
-        key = x509.load_der_x509_certificate(tls.getpeercert(True)).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise CannotTell(
-            "the service's certificate has a key that cannot be read", remedy="Ask another service."
-        ) from error
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    found = spki_of(tls.getpeercert(True))  # by position: what the standard library's sockets put there has no keywords
+    if found is None:
+        raise CannotTell("the service's certificate has a key that cannot be read", remedy="Ask another service.")
+    return found
 
 
 def refusal(response: httpx2.Response, what: str) -> ConfideError:

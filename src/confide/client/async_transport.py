@@ -2,19 +2,20 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 
 import httpx2
 
-from confide.client.party import Consult, Fetch, Fetched, KnownService, NotNow, RelyingParty, Steps, T
-from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
+from confide.client.connections import Connections
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
+from confide.client.pinning import is_not_pinned, seen_spki
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
     FETCH_PAUSE_S,
     FETCH_TRIES,
-    RETIRED_MOST,
     Destination,
     Latch,
     Options,
@@ -33,49 +34,31 @@ from confide.client.sending import (
     unproven,
     wrong_key,
 )
+from confide.client.steps import Fetch, Fetched, drive_async
+from confide.client.verdict import NotNow
 from confide.client.withholding import Body, Withholding
-from confide.errors import ConfideError, VerificationError
+from confide.errors import VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 from confide.verifier.appraisal import ServiceVerification
 from confide.verifier.collateral import Collateral, HeldCollateral
 from confide.verifier.policy import Policy
 
 
-class AsyncLine:
+class AsyncLine(Connections[httpx2.AsyncHTTPTransport]):
     """The connections to one service. `lock` is held while the service is verified."""
 
     def __init__(self, service: KnownService, options: Options) -> None:
-        self.service = service
+        super().__init__(httpx2.AsyncHTTPTransport, service, options)
         self.lock = asyncio.Lock()
-        self._options = options
-        self._pins: Pins | None = None
-        self._transport: httpx2.AsyncHTTPTransport | None = None
-        self._retired: list[httpx2.AsyncHTTPTransport] = []
-
-    @property
-    def transport(self) -> httpx2.AsyncHTTPTransport:
-        """Connections to the attested keys. Where the keyset lists none, authorities decide, as they do elsewhere."""
-        pins = self.service.pins
-        if self._transport is None or pins != self._pins:
-            if self._transport is not None:
-                self._retired.append(self._transport)  # streams may be running over it; nothing new is sent there
-            context = pinned_context(pins) if pins else True
-            self._pins, self._transport = pins, httpx2.AsyncHTTPTransport(**self._options, verify=context)
-        return self._transport
-
-    def first_connection(self) -> httpx2.AsyncHTTPTransport:
-        """For the report, which tells whether the key that it finds is an attested one."""
-        return httpx2.AsyncHTTPTransport(**self._options, verify=pinned_context(None))
 
     async def let_go(self) -> None:
-        """Close the connections to keys that the service has not had for long."""
-        while len(self._retired) > RETIRED_MOST:
-            await self._retired.pop(0).aclose()
+        """Close those to keys that the service has not had for long."""
+        for transport in self.outdated():
+            await transport.aclose()
 
     async def aclose(self) -> None:
-        for transport in (self._transport, *self._retired):
-            if transport is not None:
-                await transport.aclose()
+        for transport in self.made:
+            await transport.aclose()
 
 
 class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
@@ -206,13 +189,13 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
     async def prove(self, line: AsyncLine, sent: Sent, response: httpx2.Response, body: Body) -> Proof:
         """The proof of a whole answer. Raises VerificationError."""
         steps = to_prove(self._party, line.service, sent, response, body, keep=self._keep_bodies)
-        proof = await drive(steps, partial(self._fetch, line, headers=sent.request.headers))
+        proof = await drive_async(steps, partial(self._fetch, line, headers=sent.request.headers))
         KEPT_PROOFS.keep(proof)
         return proof
 
     async def _establish(self, line: AsyncLine) -> ServiceVerification:
         try:
-            verified = await drive(self._party.establish(line.service), partial(self._fetch, line))
+            verified = await drive_async(self._party.establish(line.service), partial(self._fetch, line))
         except NotNow as error:
             raise unavailable(error) from error
         await line.let_go()
@@ -237,22 +220,6 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
             service = KnownService(destination.root, destination.host)
             self._lines[destination.root] = AsyncLine(service, self._options)
         return self._lines[destination.root]
-
-
-async def drive(steps: Steps[T], fetch: Callable[[Fetch], Awaitable[Fetched]]) -> T:
-    """Carry out the steps of a relying party."""
-    try:
-        wanted = next(steps)
-        while True:
-            try:
-                found = await (asyncio.to_thread(wanted.run) if isinstance(wanted, Consult) else fetch(wanted))
-            except ConfideError as error:
-                wanted = steps.throw(error)
-            else:
-                wanted = steps.send(found)
-    except StopIteration as done:
-        result: T = done.value
-        return result
 
 
 class AsyncProvingStream(httpx2.AsyncByteStream):

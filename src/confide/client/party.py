@@ -1,140 +1,31 @@
 """The relying party: what it asks a service for, and when it believes an answer. Sans-IO (RFC 9334: relying party).
 
-Its methods that need the network are generators: each yields a Fetch and gets a Fetched, or a Consult and gets what was
-Supplied, and returns what was verified or raises VerificationError. The two transports (`client/transport.py`) carry
-these out, one blocking, one not, and decide nothing.
-
-A service is verified once for each keyset. Verified keysets are remembered, so that a stream which began before a
-rotation can be proven after it.
+Its methods that need the network are steps (`client/steps.py`), which the two transports (`client/transport.py`) carry
+out, one blocking, one not, and decide nothing. A service is verified once for each keyset.
 """
 
-import contextlib
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
 from urllib.parse import quote
 
+from confide.client.known_service import KnownService, not_after_of
 from confide.client.proof import Proof, answer_proof
 from confide.client.receipts import ESTABLISHED, Exchange, verify_receipt
-from confide.errors import CannotTell, ConfideError, VerificationError
-from confide.evidence.result import Status, Verification, failed, quoted
-from confide.evidence.snp import CHAIN as SNP_CHAIN
-from confide.evidence.tdx import COLLATERAL
+from confide.client.steps import Consult, Fetch, Fetched, Steps
+from confide.client.verdict import NotNow, require_answer, require_service
+from confide.errors import CannotTell, VerificationError
+from confide.evidence.result import failed, quoted
 from confide.protocol.canonical import BARE_DIGEST, DocumentError
 from confide.protocol.receipt import parse_receipt
 from confide.verifier.appraisal import Connection, ServiceVerification, verify_report
 from confide.verifier.collateral import NOTHING, NOTHING_HELD, HeldCollateral, Supplied
 from confide.verifier.policy import Policy
 
-REMEMBERED = 8  # keysets of one service
-TAKEN_MOST = 16_384  # receipts of one service that have proven an answer
 SESSIONS_MOST = 8  # cited by one receipt
-EXPIRY_MARGIN_S = 300
 TOO_MANY_REQUESTS = 429
 RECEIPT_ID_MOST = 200
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """A document to GET. `path`: under the service's own root, with its query. `is_first`: the connection may have any
-    key, and the one it had is to be told. `with_credential`: as the request had it.
-    """
-
-    path: str
-    is_first: bool = False
-    with_credential: bool = False
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What came. `spki_sha256`: of the key on that very connection (32 bytes), None for plain HTTP."""
-
-    status: int
-    body: bytes
-    spki_sha256: bytes | None
-
-
-@dataclass(frozen=True)
-class Consult:
-    """Something to be got from others than the service. `run` blocks and may open connections; it raises nothing."""
-
-    run: Callable[[], Supplied]
-
-
-Steps = Generator[Fetch | Consult, Any, T]
-
-
-class NotVerified(VerificationError):
-    """What was required did not hold. `verification`: all that was checked."""
-
-    def __init__(self, message: str, *, check: str, remedy: str, verification: Verification) -> None:
-        super().__init__(message, check=check, remedy=remedy)
-        self.verification = verification
-
-
-class NotNow(CannotTell):
-    """The service has no report at the moment. Nothing was sent to it; it may be asked again."""
-
-
-@dataclass
-class KnownService:
-    """One service as this relying party knows it. `root`: scheme, host, port and path before `/v1/`.
-
-    `keysets`: what was verified, oldest first; replaced whole, never changed, as several threads read it. `taken`: the
-    receipts that have proven an answer.
-    """
-
-    root: str
-    host: str
-    keysets: Mapping[str, ServiceVerification] = field(default_factory=dict)
-    current: ServiceVerification | None = None
-    renew_at: int = 0
-    taken: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def pins(self) -> frozenset[bytes]:
-        """SPKI digests that a connection may show, from the verified keyset; none where it lists no TLS key."""
-        if self.current is None or self.current.report is None:
-            return frozenset()
-        return self.current.report.keyset.tls_pins(self.host)
-
-    @property
-    def digest(self) -> str | None:
-        """The digest of the keyset that was verified last."""
-        report = None if self.current is None else self.current.report
-        return None if report is None else report.keyset_digest
-
-    def knows(self, digest: str) -> bool:
-        """Whether this keyset was verified."""
-        return digest in self.keysets
-
-    def take(self, receipt_id: str) -> bool:
-        """Whether this receipt proves an exchange for the first time; older ones than are remembered say when."""
-        mine = object()
-        is_first = self.taken.setdefault(receipt_id, mine) is mine
-        if len(self.taken) > TAKEN_MOST:
-            with contextlib.suppress(RuntimeError, StopIteration):  # another thread takes one just now
-                self.taken.pop(next(iter(self.taken)), None)
-        return is_first
-
-    def standing(self, now: int) -> Mapping[str, ServiceVerification]:
-        """The keysets that have not expired: at `not_after` a verifier stops accepting everything (7.1)."""
-        return {digest: each for digest, each in self.keysets.items() if now < not_after_of(each)}
-
-    def remember(self, verified: ServiceVerification, now: int) -> None:
-        """`verified`: one that is ok. `now`: Unix seconds."""
-        assert verified.report is not None
-        not_after = not_after_of(verified)
-        digest = verified.report.keyset_digest
-        others = [(each, known) for each, known in self.keysets.items() if each != digest]
-        self.keysets = dict([*others, (digest, verified)][-REMEMBERED:])
-        self.current = verified
-        # In good time before it expires; a keyset with a short life is not asked for all the time.
-        self.renew_at = not_after - min(EXPIRY_MARGIN_S, (not_after - now) // 10)
 
 
 class RelyingParty:
@@ -282,12 +173,6 @@ def names_receipt(text: str) -> bool:
     return text.isascii() and text.strip(".") != "" and len(text) <= RECEIPT_ID_MOST
 
 
-def not_after_of(verified: ServiceVerification) -> int:
-    """When its keyset expires, Unix seconds."""
-    assert verified.report is not None
-    return verified.report.keyset.not_after
-
-
 def cited_sessions(raw: bytes) -> tuple[str, ...]:
     """Ids of sessions in a foreign receipt, a few at most."""
     try:
@@ -296,92 +181,3 @@ def cited_sessions(raw: bytes) -> tuple[str, ...]:
         return ()
     ids = [event.session_id for event in events if event.session_id and BARE_DIGEST.fullmatch(event.session_id)]
     return tuple(dict.fromkeys(ids))[:SESSIONS_MOST]
-
-
-def require_service(verified: ServiceVerification) -> None:
-    """Return when the policy accepts the service. Raises VerificationError naming the check."""
-    if verified.ok:
-        return
-    remedy = "Nothing was sent to it. Do not use this service."
-    if verified.lacking and not verified.rejected:
-        remedy = f"Nothing was sent to it. {verified.lacking[0].message}. {verified.lacking[0].remedy}"
-    raise refusal(verified, "the service is not verified", remedy)
-
-
-def require_answer(verified: Verification) -> None:
-    """Return when the answer is proven. Raises VerificationError naming the check."""
-    if not verified.ok:
-        raise refusal(verified, "the answer is not proven", "Do not rely on this answer.")
-
-
-def require(verified: Verification) -> None:
-    """Return when `verified` holds, for the command line. Raises VerificationError, CannotTell without collateral."""
-    if not verified.ok:
-        raise told(refusal(verified, "not verified", "Do not rely on this service."))
-
-
-def told(failure: VerificationError) -> ConfideError:
-    """What the command line ends with: the failure, or CannotTell where it is that nothing could be found out."""
-    if isinstance(failure.__cause__, CannotTell):
-        return failure.__cause__
-    if isinstance(failure, NotVerified) and not failure.verification.rejected:
-        return lacked(failure.verification) or failure
-    return failure
-
-
-def lacked(verified: Verification) -> CannotTell | None:
-    """Why something that decides could not be checked for want of collateral, None where that is not so."""
-    if verified.lacking:
-        return verified.lacking[0]
-    if any(check.name in (COLLATERAL, SNP_CHAIN) and check.status is Status.SKIP for check in verified.checks):
-        return CannotTell(
-            "the service gave no collateral for its evidence, so whether that is genuine cannot be told",
-            remedy="Ask a service that sends `collateral` (TDX), or `vcek` and `cert_chain` (SEV-SNP), or name a file.",
-        )
-    return None
-
-
-def reason_of(failure: VerificationError) -> str:
-    """Why the check that the failure names did not hold, without the name."""
-    _, is_named, reason = failure.message.partition(f"{failure.check}: ")
-    return reason if is_named else failure.message
-
-
-def shown(failure: VerificationError, now: int) -> Verification:
-    """The failure as a result: all that was checked, or where that is not known the one check that it names.
-
-    `now`: Unix seconds.
-    """
-    if isinstance(failure, NotVerified):
-        return failure.verification
-    return Verification(now, (failed(failure.check, reason_of(failure)),), required=frozenset({failure.check}))
-
-
-def refusal(verified: Verification, what: str, remedy: str) -> NotVerified:
-    """The error that names the check which decided: the first that failed, else the first required one that did not
-    pass, else the required one that is not there.
-    """
-    wrong = [check for check in verified.checks if check.status is Status.FAIL]
-    wrong += [check for check in verified.checks if check.name in verified.required and check.status is Status.SKIP]
-    if wrong:
-        name, reason = wrong[0].name, wrong[0].reason
-    else:
-        name = min(verified.required - {check.name for check in verified.checks}, default="id-1")
-        reason = "this check did not run"
-    return NotVerified(f"{what}: {name}: {reason}", check=name, remedy=remedy, verification=verified)
-
-
-def drive(steps: Steps[T], fetch: Callable[[Fetch], Fetched]) -> T:
-    """Carry out the steps, blocking."""
-    try:
-        wanted = next(steps)
-        while True:
-            try:
-                fetched = wanted.run() if isinstance(wanted, Consult) else fetch(wanted)
-            except ConfideError as error:
-                wanted = steps.throw(error)
-            else:
-                wanted = steps.send(fetched)
-    except StopIteration as done:
-        result: T = done.value
-        return result

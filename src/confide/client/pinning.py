@@ -5,14 +5,10 @@ not seen a byte of a request. Certificates, their names and dates do not matter 
 """
 
 import ssl
-from hashlib import sha256
 
 import httpx2
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-Pins = frozenset[bytes]
+from confide.protocol.pins import Pins, require_pinned, spki_of
 
 
 class KeyNotPinned(ssl.SSLError):
@@ -27,12 +23,12 @@ def pinned_context(pins: Pins | None) -> ssl.SSLContext:
     class PinnedSocket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             super().do_handshake(block)
-            require_pinned(self.getpeercert(True), pins)
+            check_peer(self.getpeercert(True), pins)
 
     class PinnedObject(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
-            require_pinned(self.getpeercert(True), pins)
+            check_peer(self.getpeercert(True), pins)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -43,23 +39,10 @@ def pinned_context(pins: Pins | None) -> ssl.SSLContext:
     return context
 
 
-def require_pinned(certificate_der: bytes | None, pins: Pins | None) -> None:
-    """Return when the certificate is for one of the pinned keys. Raises KeyNotPinned."""
-    if pins is None:
-        return
-    found = None if certificate_der is None else spki_of(certificate_der)
-    if found is None or found not in pins:
-        got = "a key that cannot be read" if found is None else found.hex()
-        raise KeyNotPinned(f"got the TLS key {got}, expected {' or '.join(sorted(pin.hex() for pin in pins))}")
-
-
-def spki_of(certificate_der: bytes) -> bytes | None:
-    """SHA-256 of the certificate's SubjectPublicKeyInfo (32 bytes), None for a key that cannot be read."""
-    try:
-        key = x509.load_der_x509_certificate(certificate_der).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
-        return None
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+def check_peer(certificate_der: bytes | None, pins: Pins | None) -> None:
+    """Return when the certificate is for one of the pinned keys, or any key will do. Raises KeyNotPinned."""
+    if pins is not None:
+        require_pinned(spki_of(certificate_der), pins, KeyNotPinned)
 
 
 def seen_spki(response: httpx2.Response) -> bytes | None:
@@ -70,8 +53,7 @@ def seen_spki(response: httpx2.Response) -> bytes | None:
     tls = None if stream is None else stream.get_extra_info("ssl_object")
     if tls is None:
         return None
-    certificate = tls.getpeercert(True)  # by position: what some sockets put there takes no keywords
-    return (None if certificate is None else spki_of(certificate)) or bytes(32)
+    return spki_of(tls.getpeercert(True)) or bytes(32)  # by position: what some sockets put there takes no keywords
 
 
 def is_not_pinned(error: BaseException) -> bool:

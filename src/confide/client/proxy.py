@@ -27,9 +27,9 @@ import msgspec
 
 from confide.client.asking import is_loopback
 from confide.client.http import AsyncClient
-from confide.client.party import reason_of
 from confide.client.proof import Proof
 from confide.client.sending import CREDENTIALS, Destination, is_event_stream
+from confide.client.verdict import reason_of
 from confide.errors import NotFound, RequestTooLarge, UpstreamFailed, VerificationError, WireError
 from confide.evidence.result import Verification
 from confide.protocol.messages_errors import messages_error, messages_tail

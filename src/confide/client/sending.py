@@ -10,8 +10,11 @@ from typing import Any
 
 import httpx2
 
-from confide.client.party import Fetch, KnownService, NotNow, RelyingParty, Steps
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
 from confide.client.proof import Proof
+from confide.client.steps import Fetch, Steps
+from confide.client.verdict import NotNow
 from confide.client.withholding import Body
 from confide.errors import ConfigError, VerificationError
 from confide.evidence.result import quoted
@@ -24,7 +27,6 @@ EVENT_STREAM = "text/event-stream"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 REQUEST_IDS = ("x-request-id", "request-id")  # where the SDKs of OpenAI and of Anthropic look
 TURNED_INTO_GET = (301, 302, 303)  # by clients that follow redirections; 307 and 308 send the prompt again as it is
-RETIRED_MOST = 2  # sets of connections to keys that a service had before; streams may be running over them
 PINS_CHANGED = "the keys changed while the connection was made"
 
 # Options of httpx2 that belong to the connections, and those that would take the verification away.

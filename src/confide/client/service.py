@@ -8,9 +8,11 @@ from pathlib import Path
 import httpx2
 
 from confide.client.asking import environment_proxy, parse_base_url
-from confide.client.party import Fetch, Fetched, KnownService, RelyingParty, drive
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
 from confide.client.proof import write_private
 from confide.client.sending import Destination, cause, document_request, now_s
+from confide.client.steps import Fetch, Fetched, drive
 from confide.client.transport import Line, fetched
 from confide.errors import CannotTell
 from confide.protocol.bundle import write_bundle

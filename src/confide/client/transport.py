@@ -24,13 +24,14 @@ from functools import partial
 
 import httpx2
 
-from confide.client.party import Fetch, Fetched, KnownService, NotNow, RelyingParty, drive
-from confide.client.pinning import Pins, is_not_pinned, pinned_context, seen_spki
+from confide.client.connections import Connections
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
+from confide.client.pinning import is_not_pinned, seen_spki
 from confide.client.proof import KEPT_PROOFS, Proof
 from confide.client.sending import (
     FETCH_PAUSE_S,
     FETCH_TRIES,
-    RETIRED_MOST,
     Destination,
     Latch,
     Options,
@@ -49,6 +50,8 @@ from confide.client.sending import (
     unproven,
     wrong_key,
 )
+from confide.client.steps import Fetch, Fetched, drive
+from confide.client.verdict import NotNow
 from confide.client.withholding import Body, Withholding
 from confide.errors import VerificationError
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
@@ -57,42 +60,27 @@ from confide.verifier.collateral import Collateral, HeldCollateral
 from confide.verifier.policy import Policy
 
 
-class Line:
+class Line(Connections[httpx2.HTTPTransport]):
     """The connections to one service. `lock` is held while the service is verified."""
 
     def __init__(self, service: KnownService, options: Options) -> None:
-        self.service = service
+        super().__init__(httpx2.HTTPTransport, service, options)
         self.lock = threading.RLock()
-        self._options = options
-        self._pins: Pins | None = None
-        self._transport: httpx2.HTTPTransport | None = None
-        self._retired: list[httpx2.HTTPTransport] = []
 
     @property
     def transport(self) -> httpx2.HTTPTransport:
-        """Connections to the attested keys. Where the keyset lists none, authorities decide, as they do elsewhere."""
+        """See Connections.transport."""
         with self.lock:
-            pins = self.service.pins
-            if self._transport is None or pins != self._pins:
-                if self._transport is not None:
-                    self._retired.append(self._transport)  # streams may be running over it; nothing new is sent there
-                context = pinned_context(pins) if pins else True
-                self._pins, self._transport = pins, httpx2.HTTPTransport(**self._options, verify=context)
-            return self._transport
-
-    def first_connection(self) -> httpx2.HTTPTransport:
-        """For the report, which tells whether the key that it finds is an attested one."""
-        return httpx2.HTTPTransport(**self._options, verify=pinned_context(None))
+            return super().transport
 
     def let_go(self) -> None:
-        """Close the connections to keys that the service has not had for long."""
-        while len(self._retired) > RETIRED_MOST:
-            self._retired.pop(0).close()
+        """Close those to keys that the service has not had for long."""
+        for transport in self.outdated():
+            transport.close()
 
     def close(self) -> None:
-        for transport in (self._transport, *self._retired):
-            if transport is not None:
-                transport.close()
+        for transport in self.made:
+            transport.close()
 
 
 class VerifyingTransport(httpx2.BaseTransport):

@@ -18,21 +18,27 @@ and whatever the caller's lists leave open.
 A check that reads the quote or the log passes only when the quote verified; before that anybody may have written them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-import msgspec
-
 from confide.evidence import mr_config
-from confide.evidence.event_log import INIT_SCRIPT_HASH, EventLog, LogError, read_event_log, unhexed
+from confide.evidence.dstack_boot import (
+    APP_ID,
+    COMPOSE_HASH,
+    GPU_POLICY_HASH,
+    INSTANCE_ID,
+    PROVIDER_EVENT,
+    MeasuredBoot,
+    read_boot,
+    read_provider,
+)
+from confide.evidence.event_log import INIT_SCRIPT_HASH, EventLog, LogError, read_event_log
 from confide.evidence.mr_config import MrConfigError
 from confide.evidence.osimage import OS_IMAGE, ImageError, VmConfig, check_os_image, read_vm_config
 from confide.evidence.policy import DstackPolicy, KeyProvider
 from confide.evidence.quote import TdxQuote
 from confide.evidence.result import Check, Status, Verification, failed, passed, quoted, skipped
 from confide.evidence.tdx import QUOTE, TdxResult
-from confide.protocol.canonical import DocumentError, parse_document, typed
 
 REPLAY, EVENTS, COMPOSE = "dstack.replay", "dstack.events", "dstack.compose"
 COMPOSE_POLICY, MR_CONFIG, MR_AGGREGATED = "dstack.compose-policy", "dstack.mr-config", "dstack.mr-aggregated"
@@ -41,21 +47,6 @@ NAMES = (REPLAY, EVENTS, COMPOSE, COMPOSE_POLICY, MR_CONFIG, MR_AGGREGATED, OS_I
 
 # The checks without which no application was measured. The policy adds those that it has an opinion on.
 DSTACK_REQUIRED = frozenset({REPLAY, EVENTS, COMPOSE})
-
-APP_ID, COMPOSE_HASH, INSTANCE_ID = "app-id", "compose-hash", "instance-id"
-OS_IMAGE_HASH, MR_KMS, PROVIDER_EVENT, GPU_POLICY_HASH = "os-image-hash", "mr-kms", "key-provider", "gpu-policy-hash"
-
-# Boot events whose payload has a fixed length: the lengths in bytes. A guest without an instance id logs an empty one.
-LENGTHS: Mapping[str, tuple[int, ...]] = {
-    APP_ID: (20,),
-    COMPOSE_HASH: (32,),
-    INSTANCE_ID: (0, 20),
-    OS_IMAGE_HASH: (32,),
-    MR_KMS: (32,),
-    GPU_POLICY_HASH: (32,),
-    INIT_SCRIPT_HASH: (32,),
-}
-MAX_PROVIDER_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,31 +63,6 @@ class DstackEvidence:
     vm_config: str | None = None
     mr_config: str | None = None
     mr_aggregated: str | None = None
-
-
-class Provider(msgspec.Struct, frozen=True):
-    """The payload of the key-provider event. `id`: hex."""
-
-    name: str
-    id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredBoot:
-    """What the guest logged before its application ran, once the log was shown to be a verified quote's.
-
-    `app_id`: 20 bytes. `compose_hash`: 32. `instance_id`: 20, empty or None. `os_image_hash`: 32, no proof of an image.
-    `key_provider`: the event's payload as it is. Members of events that were not there are None.
-    """
-
-    app_id: bytes
-    compose_hash: bytes
-    instance_id: bytes | None
-    os_image_hash: bytes | None
-    mr_kms: bytes | None
-    gpu_policy_hash: bytes | None
-    key_provider: bytes | None
-    init_script_hashes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -186,25 +152,6 @@ def check_events(log: EventLog | LogError | None, replay: Check) -> tuple[Check,
     if replay.status is not Status.PASS:
         return skipped(EVENTS, "the event log is not shown to be the quote's"), None
     return passed(EVENTS, f"the app {boot.app_id.hex()} and its {len(log.boot_events)} boot events, each once"), boot
-
-
-def read_boot(log: EventLog) -> MeasuredBoot:
-    """The boot events by name. Raises LogError when one is missing, doubled, or of a wrong length."""
-    for event in log.boot_events:
-        lengths = LENGTHS.get(event.name, (len(event.payload),))
-        if len(event.payload) not in lengths:
-            raise LogError(f"the {event.name} event has {len(event.payload)} bytes, expected {lengths[-1]}")
-    named = {event.name: event.payload for event in log.boot_events if event.name != INIT_SCRIPT_HASH}
-    return MeasuredBoot(
-        app_id=log.payload(APP_ID),
-        compose_hash=log.payload(COMPOSE_HASH),
-        instance_id=named.get(INSTANCE_ID),
-        os_image_hash=named.get(OS_IMAGE_HASH),
-        mr_kms=named.get(MR_KMS),
-        gpu_policy_hash=named.get(GPU_POLICY_HASH),
-        key_provider=named.get(PROVIDER_EVENT),
-        init_script_hashes=tuple(event.payload for event in log.boot_events if event.name == INIT_SCRIPT_HASH),
-    )
 
 
 def check_compose(app_compose: str | None, boot: MeasuredBoot | None) -> Check:
@@ -340,16 +287,6 @@ def check_key_provider(boot: MeasuredBoot | None, policy: DstackPolicy) -> Check
     if provider is None or KeyProvider(provider.name, provider.id) not in policy.key_providers:
         return failed(KEY_PROVIDER, f"got {found}, which is not on the policy's list")
     return passed(KEY_PROVIDER, f"{found} is on the policy's list")
-
-
-def read_provider(payload: bytes) -> Provider:
-    """Name and id (lower-case hex) in a key-provider event. Raises LogError."""
-    try:
-        document = parse_document(payload, what="the key-provider event", most_bytes=MAX_PROVIDER_BYTES)
-        provider = typed(document, Provider, what="the key-provider event")
-        return Provider(provider.name, unhexed(provider.id).hex())
-    except (DocumentError, LogError) as error:
-        raise LogError(f"the key-provider event cannot be read: {quoted(error)}") from None
 
 
 def mr_aggregated(quote: TdxQuote) -> bytes:

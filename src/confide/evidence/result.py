@@ -91,6 +91,16 @@ class Verification:
             return Verdict.NOT_VERIFIED
         return Verdict.VERIFIED if self.ok and self.has_passed(self.desired) else Verdict.PARTIAL
 
+    @property
+    def decisive(self) -> Check | None:
+        """The check for which this is not `ok`: the first that failed, else the first required one that was skipped,
+        else a required one that is not there, as skipped. None where it is ok, or where nothing was required.
+        """
+        failing = [check for check in self.checks if check.status is Status.FAIL]
+        lacking = [check for check in self.checks if check.name in self.required and check.status is Status.SKIP]
+        absent = sorted(self.required - {check.name for check in self.checks})
+        return next(iter([*failing, *lacking, *(skipped(name, "this check did not run") for name in absent)]), None)
+
     def has_passed(self, names: Set[str]) -> bool:
         """Whether all of these checks are there and passed, each time they stand there."""
         not_passed = {check.name for check in self.checks if check.status is not Status.PASS}

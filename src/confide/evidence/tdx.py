@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 
-import dcap_qvl
-import msgspec
 from cryptography import x509
 
+from confide.evidence import dcap
+from confide.evidence.dcap import Claims
 from confide.evidence.policy import Anchors, Root, TdxPolicy
 from confide.evidence.quote import TD_REPORT_15, QuoteError, TdxQuote, parse_quote
 from confide.evidence.result import Check, Status, Verification, failed, passed, quoted, skipped
@@ -48,62 +48,6 @@ KEY_LOCKER = 1 << 31
 TPA = 1 << 62
 PERFMON = 1 << 63
 DEFINED = DEBUG | LASS | SEPT_VE_DISABLE | MIGRATABLE | PKS | KEY_LOCKER | TPA | PERFMON
-
-
-class TcbClaims(msgspec.Struct, frozen=True):
-    """The merged TCB status of platform, TDX module and quoting enclave."""
-
-    status: str
-    advisory_ids: tuple[str, ...]
-    eval_data_number: int
-
-
-class TcbLevel(msgspec.Struct, frozen=True, rename="camel"):
-    """The level of the TCB info that the platform reached."""
-
-    tcb_date: str
-
-
-class PckClaims(msgspec.Struct, frozen=True):
-    """From the PCK certificate. Bytes are lists of integers here; the flags are the texts "True" and "False"."""
-
-    fmspc: tuple[int, ...]
-    dynamic_platform: str | None = None
-    cached_keys: str | None = None
-    smt_enabled: str | None = None
-
-
-class PlatformClaims(msgspec.Struct, frozen=True):
-    """The machine."""
-
-    tcb_level: TcbLevel
-    pck: PckClaims
-
-
-class QeClaims(msgspec.Struct, frozen=True):
-    """The quoting enclave."""
-
-    tcb_eval_data_number: int
-
-
-class Claims(msgspec.Struct, frozen=True):
-    """What dcap-qvl says of a quote that it verified; the members that we read. Dates: Unix seconds."""
-
-    tcb: TcbClaims
-    platform: PlatformClaims
-    qe: QeClaims
-    earliest_expiration_date: int
-    qe_iden_earliest_expiration_date: int
-
-    @property
-    def eval_data_number(self) -> int:
-        """The older of TCB info and QE identity."""
-        return min(self.tcb.eval_data_number, self.qe.tcb_eval_data_number)
-
-    @property
-    def expires_at(self) -> int:
-        """When the first part of the collateral expires."""
-        return min(self.earliest_expiration_date, self.qe_iden_earliest_expiration_date)
 
 
 @dataclass(frozen=True)
@@ -132,7 +76,7 @@ def verify_tdx(
         raise ValueError(f"64 bytes of report data expected, got {len(expected_report_data)}")
     try:
         quote = parse_quote(raw)
-        require_same_reading(quote)
+        dcap.require_same_reading(quote)  # 1
     except QuoteError as error:
         return unreadable(error, now)
     root = trusted_root(quote, anchors)
@@ -156,18 +100,6 @@ def verify_tdx(
         required=TDX_REQUIRED if expected_report_data is None else TDX_REQUIRED | {REPORT_DATA},
         quote=quote,
     )
-
-
-def require_same_reading(quote: TdxQuote) -> None:
-    """(1) QuoteError unless dcap-qvl, whose parser decides what is verified, reads the same fields as ours."""
-    try:
-        theirs = dcap_qvl.parse_quote(quote.trimmed)
-    except ValueError as error:
-        raise QuoteError(f"dcap-qvl does not parse it: {quoted(error)}") from error
-    for name in TD_REPORT_15:
-        ours = getattr(quote, name)
-        if ours and ours != getattr(theirs.report, name.replace("rtmr", "rt_mr"), None):
-            raise QuoteError(f"two parsers disagree about {name}")
 
 
 def unreadable(error: QuoteError, now: int) -> TdxResult:
@@ -207,33 +139,18 @@ def subject(certificate_der: bytes) -> str:
         return "not a certificate"
 
 
-def open_collateral(collateral: str | None) -> dcap_qvl.QuoteCollateralV3 | Check:
+def open_collateral(collateral: str | None) -> dcap.Collateral | Check:
     """(4) The collateral, or the check that says why there is none."""
     if collateral is None:
         return skipped(COLLATERAL, "no collateral was given")
     try:
-        return without_pck_chain(dcap_qvl.QuoteCollateralV3.from_json(collateral))
+        return dcap.read_collateral(collateral)
     except ValueError as error:
         return failed(COLLATERAL, f"the collateral cannot be read: {quoted(error)}")
 
 
-def without_pck_chain(collateral: dcap_qvl.QuoteCollateralV3) -> dcap_qvl.QuoteCollateralV3:
-    """(4) The nine members without the optional PCK chain, which would be verified in place of the quote's own."""
-    return dcap_qvl.QuoteCollateralV3(
-        collateral.pck_crl_issuer_chain,
-        collateral.root_ca_crl,
-        collateral.pck_crl,
-        collateral.tcb_info_issuer_chain,
-        collateral.tcb_info,
-        collateral.tcb_info_signature,
-        collateral.qe_identity_issuer_chain,
-        collateral.qe_identity,
-        collateral.qe_identity_signature,
-    )
-
-
 def check_quote(
-    quote: TdxQuote, root: Root | None, collateral: dcap_qvl.QuoteCollateralV3 | Check, now: int
+    quote: TdxQuote, root: Root | None, collateral: dcap.Collateral | Check, now: int
 ) -> tuple[Check, Claims | None]:
     """(4) The library's verdict on the trimmed quote, without any policy: that is ours, in 5 to 7."""
     if root is None:
@@ -241,30 +158,10 @@ def check_quote(
     if isinstance(collateral, Check):
         return skipped(QUOTE, f"it cannot be verified without collateral: {collateral.reason}"), None
     try:
-        claims_json = (
-            dcap_qvl.QuoteVerifier(root.der)
-            .verify_with_policy(quote.trimmed, collateral, now, dcap_qvl.QuotePolicy.claims_only(now))
-            .to_json()
-        )
-        claims = msgspec.json.decode(claims_json, type=Claims)
-    except ValueError as error:  # msgspec's too: claims that we cannot read are no claims
-        return failed(QUOTE, reason_of_failure(quote, root, collateral, now) or quoted(error)), None
+        claims = dcap.claims_of(quote, root, collateral, now)
+    except dcap.NotGenuine as error:
+        return failed(QUOTE, str(error)), None
     return passed(QUOTE, f"signatures, revocation and validity hold at {now}"), claims
-
-
-def reason_of_failure(quote: TdxQuote, root: Root, collateral: dcap_qvl.QuoteCollateralV3, now: int) -> str | None:
-    """(4) Why the quote failed, in full: `verify_with_policy` drops the cause (0.7.0), the older call tells it.
-
-    Only words come out of here. The quote has failed already, whatever this second call says.
-    """
-    try:
-        if root.der is None:
-            dcap_qvl.verify(quote.trimmed, collateral, now)
-        else:
-            dcap_qvl.verify_with_root_ca(quote.trimmed, collateral, root.der, now)
-    except ValueError as error:
-        return quoted(error)
-    return None
 
 
 def check_collateral(claims: Claims | None, policy: TdxPolicy) -> Check:

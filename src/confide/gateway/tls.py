@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from confide.attester.base import Attester
 from confide.config import Config, is_loopback
 from confide.errors import ConfigError
+from confide.protocol.pins import spki_sha256
 
 
 def attested_chain(config: Config, attester: Attester) -> bytes | None:
@@ -57,10 +57,10 @@ def tls_spki_sha256(config: Config, attester: Attester) -> bytes | None:
     """SHA-256 (32 bytes) of the key that TLS is served with, None without TLS. Raises ConfigError."""
     if config.server.tls == "attested":
         return attester.workload_keys.tls.spki_sha256
-    return spki_sha256(config.server.tls_cert)
+    return leaf_spki_sha256(config.server.tls_cert)
 
 
-def spki_sha256(certificate: str | None) -> bytes | None:
+def leaf_spki_sha256(certificate: str | None) -> bytes | None:
     """SHA-256 (32 bytes) of the leaf's SubjectPublicKeyInfo, or None without TLS. Raises ConfigError."""
     if certificate is None:
         return None
@@ -68,7 +68,4 @@ def spki_sha256(certificate: str | None) -> bytes | None:
         leaf = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"[server] tls_cert {certificate}: not a PEM certificate that can be read") from error
-    spki = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(spki)
-    return digest.finalize()
+    return spki_sha256(leaf.public_key())

@@ -8,7 +8,7 @@ its size follows the largest number of proofs that were ever kept at once, not t
 
 import sqlite3
 
-from confide.store import reports, sessions
+from confide.store.cited import REPORTS, SESSIONS
 from confide.store.database import scalar
 
 BITE_ROWS = 256
@@ -35,8 +35,8 @@ class Retention:
 
         Raises sqlite3.Error.
         """
-        reports.delete_expired(self._db, now)
-        sessions.delete_expired(self._db, now)
+        REPORTS.delete_expired(self._db, now)
+        SESSIONS.delete_expired(self._db, now)
         deleted = self._db.execute(DELETE_EXPIRED, (now, BITE_ROWS)).rowcount
         self._kept -= deleted
         if deleted == BITE_ROWS:

@@ -18,8 +18,8 @@ from msgspec.structs import astuple
 from confide import config
 from confide.errors import NotReady
 from confide.protocol.canonical import BARE_DIGEST, DIGEST
-from confide.store import reports, sessions
 from confide.store.base import MAX_INTEGER, RECEIPT_ID_PREFIX, Keys, Proof
+from confide.store.cited import REPORTS, SESSIONS, Cited
 from confide.store.database import ID_END, connect, explained, locate, prepare, scalar
 from confide.store.keys import KeyTable, read_keys
 from confide.store.lock import StateLock, lock_state
@@ -79,15 +79,11 @@ class SqliteStore(KeyTable):
         """
         if DIGEST.fullmatch(digest) is None or not 0 <= expires_at <= MAX_INTEGER:
             raise ValueError("a report is kept under a digest string, until Unix seconds from 0 to 2**63 - 1")
-        if self._closed:
-            raise not_stored()
-        future = asyncio.get_running_loop().create_future()
-        self._writer.put(Errand(lambda db: reports.keep(db, digest, report, expires_at), future))
-        await future
+        await self._keep(REPORTS, digest, report, expires_at)
 
     async def report(self, digest: str, *, now: int) -> bytes | None:
         """The report of this keyset that has not expired at `now` (Unix seconds), or None."""
-        return await self._read(lambda db: reports.find(db, digest, now))
+        return await self._read(lambda db: REPORTS.find(db, digest, now))
 
     async def keep_session(self, session_id: str, document: bytes, *, expires_at: int) -> None:
         """Return once the session is committed; raises NotReady, and nothing was kept, when that fails.
@@ -96,15 +92,11 @@ class SqliteStore(KeyTable):
         """
         if BARE_DIGEST.fullmatch(session_id) is None or not 0 <= expires_at <= MAX_INTEGER:
             raise ValueError("a session is kept under 64 hex digits, until Unix seconds from 0 to 2**63 - 1")
-        if self._closed:
-            raise not_stored()
-        future = asyncio.get_running_loop().create_future()
-        self._writer.put(Errand(lambda db: sessions.keep(db, session_id, document, expires_at), future))
-        await future
+        await self._keep(SESSIONS, session_id, document, expires_at)
 
     async def session(self, session_id: str, *, now: int) -> bytes | None:
         """The session under this id that has not expired at `now` (Unix seconds), or None."""
-        return await self._read(lambda db: sessions.find(db, session_id, now))
+        return await self._read(lambda db: SESSIONS.find(db, session_id, now))
 
     async def keys(self) -> Keys:
         """All API keys."""
@@ -129,6 +121,13 @@ class SqliteStore(KeyTable):
         self._reader.close()
         if self._turns is not None:
             self._turns.close()
+
+    async def _keep(self, cited: Cited, key: str, document: bytes, expires_at: int) -> None:
+        if self._closed:
+            raise not_stored()
+        future = asyncio.get_running_loop().create_future()
+        self._writer.put(Errand(lambda db: cited.keep(db, key, document, expires_at), future))
+        await future
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from confide.upstream.tls import Pins, TlsLink, client_context
+from confide.protocol.pins import Pins
+from confide.upstream.tls import TlsLink, client_context
 
 HTTPS_PORT = 443
 QUEUE_FULL_S = 0.005  # between tries to get into a listener's queue

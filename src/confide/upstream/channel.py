@@ -23,12 +23,13 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 
+from confide.protocol.pins import Pins, require_pinned
 from confide.upstream.address import Address, TcpAddress, TlsAddress, UnixAddress
-from confide.upstream.connection import Bounds, Connection, Timeouts
+from confide.upstream.bounds import Bounds, Timeouts
+from confide.upstream.connection import Connection
 from confide.upstream.errors import ChannelError, Cut, Malformed, NoneFree, NotConnected, Phase, Stalled, WrongKey
 from confide.upstream.exchange import Exchange
 from confide.upstream.request import RequestHeads
-from confide.upstream.tls import Pins, require_pinned
 
 __all__ = [
     "Address",
@@ -190,7 +191,7 @@ class Channel:
     def _require_pinned(self, connection: Connection) -> None:
         """The pins may have been replaced since the handshake. Raises WrongKey."""
         if isinstance(self._address, TlsAddress) and self._address.pins is not None:
-            require_pinned(connection.peer_spki, self._address.pins)
+            require_pinned(connection.peer_spki, self._address.pins, WrongKey)
 
     async def _connect(self, total_s: float | None) -> Connection:
         connection = Connection(self, self._bounds)

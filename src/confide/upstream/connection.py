@@ -5,12 +5,12 @@ Nothing runs beside the caller: there are protocol callbacks, a future when some
 
 import asyncio
 import select
-from dataclasses import dataclass
 from math import inf
 from typing import Protocol, cast
 
 import httptools
 
+from confide.upstream.bounds import Bounds
 from confide.upstream.errors import ChannelError, Cut, Malformed, Stalled
 from confide.upstream.exchange import Exchange
 
@@ -20,21 +20,6 @@ INTERIM_MOST = 16  # 1xx responses before the one that counts
 BODILESS = (204, 304)
 FRAMING_BYTES = 1024  # of chunk extensions and trailers in a response ...
 FRAMING_BYTES_PER_CHUNK = 16  # ... on top of two line ends and up to 12 digits a chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Limits in seconds, each with its own `Stalled.phase`.
-
-    `first_byte_s` runs from the request to the first byte of the body, as engines send their headers before they think.
-    `idle_s` is the longest silence after that; it stands still while the caller is slow to read. `total_s` runs from
-    `send` to the end of the body.
-    """
-
-    connect_s: float = 5.0
-    first_byte_s: float = 120.0
-    idle_s: float = 60.0
-    total_s: float | None = None
 
 
 class Pool(Protocol):
@@ -60,21 +45,6 @@ class Wire(Protocol):
     def resume_reading(self) -> None: ...
     def abort(self) -> None: ...
     def get_extra_info(self, name: str, default: object = None) -> object: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What every connection of a channel is held to. Seconds and bytes."""
-
-    timeouts: Timeouts
-    idle_expiry_s: float
-    max_header_bytes: int
-
-    @property
-    def shortest_s(self) -> float:
-        """The shortest time after which something may have to end."""
-        limits = self.timeouts
-        return min(limits.first_byte_s, limits.idle_s, limits.total_s or inf, self.idle_expiry_s)
 
 
 class Connection(asyncio.Protocol):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import httpx2
 
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
-from confide.upstream.tls import client_context, spki_of
+from confide.protocol.pins import spki_of
+from confide.upstream.tls import client_context
 from confide.upstream.verified import CannotVerify, DoesNotHold
 
 WITHIN_S = 30.0

@@ -12,22 +12,16 @@ when the peer closes; and both hold 256 KiB a connection.
 import asyncio
 import errno
 import ssl
-from hashlib import sha256
 from typing import cast
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
+from confide.protocol.pins import Pins, require_pinned, spki_of
 from confide.upstream.errors import WrongKey
 
 RECORD_BYTES = 16 * 1024  # the most that one record holds (RFC 8446 5.1), and so one read of it gives
 
-Pins = frozenset[bytes]
-
 
 def client_context(pins: Pins | None) -> ssl.SSLContext:
-    """A context for connections that `require_pinned` judges, or None: that the web's roots judge."""
+    """A context for connections whose peer is judged by its key, or None: that the web's roots judge."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # the key that was judged stays the key
@@ -38,22 +32,6 @@ def client_context(pins: Pins | None) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def spki_of(certificate_der: bytes | None) -> bytes | None:
-    """SHA-256 (32 bytes) of the certificate's SubjectPublicKeyInfo, None where no key can be read."""
-    try:
-        key = x509.load_der_x509_certificate(certificate_der or b"").public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
-        return None
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-
-
-def require_pinned(spki: bytes | None, pins: Pins) -> None:
-    """Return when the key with this digest is one of the pinned ones. Raises WrongKey."""
-    if spki is None or spki not in pins:
-        got = "a key that cannot be read" if spki is None else spki.hex()
-        raise WrongKey(f"got the TLS key {got}, expected {' or '.join(sorted(pin.hex() for pin in pins)) or 'none'}")
 
 
 class TlsLink(asyncio.Protocol):
@@ -148,7 +126,7 @@ class TlsLink(asyncio.Protocol):
             self._session.do_handshake()
             if self._pins is not None:
                 self._peer_spki = spki_of(self._session.getpeercert(True))
-                require_pinned(self._peer_spki, self._pins)
+                require_pinned(self._peer_spki, self._pins, WrongKey)
         except ssl.SSLWantReadError:
             self._flush()
         except (ssl.SSLError, WrongKey) as error:

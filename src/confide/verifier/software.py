@@ -6,7 +6,7 @@ The report shows the text of the application, `app_compose`; the verified quote 
 
 from hashlib import sha256
 
-from confide.evidence.dstack import COMPOSE_HASH
+from confide.evidence.dstack_boot import COMPOSE_HASH
 from confide.evidence.event_log import RUNTIME_REGISTER, EventLog, LogError, read_event_log
 from confide.evidence.mr_config import form_1
 from confide.evidence.quote import TdxQuote

@@ -21,22 +21,11 @@ from aci_service import (
     AciService,
     epoch_at,
 )
-from confide.client.party import (
-    REMEMBERED,
-    SESSIONS_MOST,
-    Fetch,
-    Fetched,
-    KnownService,
-    NotNow,
-    RelyingParty,
-    cited_sessions,
-    drive,
-    refusal,
-    require,
-    shown,
-    told,
-)
+from confide.client.known_service import REMEMBERED, KnownService
+from confide.client.party import SESSIONS_MOST, RelyingParty, cited_sessions
 from confide.client.proof import Proof
+from confide.client.steps import Fetch, Fetched, drive
+from confide.client.verdict import NotNow, refusal, require, shown, told
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.result import Check, Verdict, Verification, failed, passed, skipped
 from confide.protocol.session import session_id
@@ -273,7 +262,7 @@ def test_a_receipt_from_before_the_question_is_played_back(established: Party) -
 
 
 def test_receipts_that_were_taken_are_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("confide.client.party.TAKEN_MOST", 2)
+    monkeypatch.setattr("confide.client.known_service.TAKEN_MOST", 2)
     known = KnownService(URL, HOST)
     assert [known.take(each) for each in ("a", "b", "a", "c", "d")] == [True, True, False, True, True]
     assert len(known.taken) == 2

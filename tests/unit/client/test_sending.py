@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 import confide
-from confide.client.party import Fetch, KnownService
+from confide.client.known_service import KnownService
 from confide.client.sending import (
     Destination,
     Latch,
@@ -23,6 +23,7 @@ from confide.client.sending import (
     unfollowed,
     unproven,
 )
+from confide.client.steps import Fetch
 from confide.errors import ConfigError, VerificationError
 
 

@@ -17,10 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 import confide
 from attested_service import CHAT, MODEL, MODELS, REPORT, AttestedService, Reply, Seen, listening, serving
+from confide.client.connections import RETIRED_MOST
 from confide.client.http import AsyncClient, Client
-from confide.client.party import KnownService, RelyingParty
+from confide.client.known_service import KnownService
+from confide.client.party import RelyingParty
 from confide.client.proof import NoProof
-from confide.client.sending import RETIRED_MOST, Destination
+from confide.client.sending import Destination
 from confide.client.service import write_bundle_of
 from confide.errors import CannotTell, ConfigError, VerificationError
 from confide.evidence.result import Status, Verdict

@@ -30,6 +30,32 @@ def test_verdict(checks: list[tuple[str, Status]], verdict: Verdict) -> None:
     assert result.rejected is (verdict is Verdict.NOT_VERIFIED)
 
 
+@pytest.mark.parametrize(
+    ("checks", "decisive"),
+    [
+        ([("a", Status.PASS), ("b", Status.PASS), ("c", Status.SKIP)], None),
+        (
+            [("c", Status.SKIP), ("a", Status.SKIP), ("c", Status.FAIL), ("b", Status.FAIL)],
+            Check("c", Status.FAIL, "why"),
+        ),
+        ([("c", Status.SKIP), ("b", Status.SKIP), ("a", Status.SKIP)], Check("b", Status.SKIP, "why")),
+        ([("b", Status.SKIP)], Check("b", Status.SKIP, "why")),
+        ([("b", Status.PASS)], Check("a", Status.SKIP, "this check did not run")),
+        ([], Check("a", Status.SKIP, "this check did not run")),
+    ],
+)
+def test_what_failed_decides_before_what_was_skipped_and_that_before_what_is_missing(
+    checks: list[tuple[str, Status]], decisive: Check | None
+) -> None:
+    result = verification(*checks).requiring(REQUIRED)
+    assert result.decisive == decisive
+    assert result.ok is (decisive is None)
+
+
+def test_where_nothing_was_required_nothing_decides() -> None:
+    assert verification(("a", Status.SKIP)).decisive is None
+
+
 def test_requiring_nothing_proves_nothing() -> None:
     assert verification(("a", Status.PASS)).requiring(frozenset()).verdict is Verdict.PARTIAL
 

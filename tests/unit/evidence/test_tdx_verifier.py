@@ -384,7 +384,7 @@ def test_what_the_verifying_library_reads_another_way_is_no_quote(
             raise answer
         return Other
 
-    monkeypatch.setattr("confide.evidence.tdx.dcap_qvl.parse_quote", read)
+    monkeypatch.setattr("confide.evidence.dcap.dcap_qvl.parse_quote", read)
     result = verify()
     assert failed(result) == {"tdx.parse"}
     assert told in result.checks[0].reason
@@ -393,6 +393,6 @@ def test_what_the_verifying_library_reads_another_way_is_no_quote(
 def test_a_failure_stays_one_where_the_older_call_has_no_words_for_it(
     verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("confide.evidence.tdx.dcap_qvl.verify_with_root_ca", lambda *_: None)
+    monkeypatch.setattr("confide.evidence.dcap.dcap_qvl.verify_with_root_ca", lambda *_: None)
     result = verify(now=0)
     assert "tdx.quote" in failed(result)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from confide.upstream.address import encoded_host
 from confide.upstream.channel import (
@@ -25,7 +23,6 @@ from confide.upstream.channel import (
     UnixAddress,
     WrongKey,
 )
-from confide.upstream.tls import spki_of
 from scripted import (
     CLOSE,
     CUT,
@@ -41,7 +38,7 @@ from scripted import (
     server_tls,
     sse_head,
 )
-from tls_files import TlsFiles, certificate_for, self_signed
+from tls_files import TlsFiles, self_signed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
@@ -113,19 +110,6 @@ async def test_another_key_gets_nothing(files: TlsFiles, pins: frozenset[bytes])
         await upstream.until_open(0)
         assert (upstream.bytes_received, upstream.requests) == (0, [])
         assert channel.live == 0
-
-
-@pytest.mark.parametrize("der", [None, b"", b"\x30\x00", b"x" * 100])
-def test_a_certificate_without_a_readable_key_has_no_digest(der: bytes | None) -> None:
-    assert spki_of(der) is None
-
-
-def test_the_digest_is_of_the_key_and_not_of_the_certificate() -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificates = [certificate_for(key.public_key(), name, key, name) for name in ("one", "two")]
-    digests = {spki_of(each.public_bytes(Encoding.DER)) for each in certificates}
-    assert len(digests) == 1
-    assert None not in digests
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -14,7 +14,7 @@ from confide.evidence.result import Status
 from confide.protocol.legacy_report import attestation, legacy_report
 from confide.protocol.signature import Algo
 from confide.protocol.statement import legacy_report_data
-from confide.verifier.legacy import LegacyVerification, verify_legacy_report
+from confide.verifier.legacy_report import LegacyVerification, verify_legacy_report
 from confide.verifier.policy import Policy
 
 NONCE, SPKI = bytes(range(32)), bytes.fromhex("5d" * 32)

@@ -10,7 +10,7 @@ import pytest
 from coincurve import PrivateKey
 
 from aci_service import HOST, NONCE, AciService, appraised, named
-from confide.client.party import require
+from confide.client.verdict import require
 from confide.errors import CannotTell, VerificationError
 from confide.evidence.custody import ROLES
 from confide.evidence.policy import DstackPolicy, GpuPolicy, SnpPolicy

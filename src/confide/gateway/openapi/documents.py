@@ -1,12 +1,11 @@
 """What is answered beside inference, described: errors, health, and the documents of the proof. See `answers`."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
-Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+from confide.protocol.keyset import Digest, Hex64
+from confide.protocol.report import Hex128
 
 
 class ErrorDetail(Struct, kw_only=True):
@@ -69,7 +68,7 @@ class ReceiptKey(Struct, kw_only=True):
 class TlsKey(Struct, kw_only=True):
     """Where TLS ends. SHA-256 of the key's SubjectPublicKeyInfo; without `domain`, for every host."""
 
-    spki_sha256: Hex32
+    spki_sha256: Hex64
     domain: str | UnsetType = UNSET
 
 
@@ -95,7 +94,7 @@ class SourceProvenance(Struct, kw_only=True):
 class AciEvidence(Struct, kw_only=True):
     """What the platform gave: `quote` on TDX, `snp_report` on SEV-SNP, and what is needed to verify it."""
 
-    quote_report_data: Hex64
+    quote_report_data: Hex128
     quote: str | UnsetType = UNSET
     event_log: str | UnsetType = UNSET
     vm_config: str | UnsetType = UNSET
@@ -117,7 +116,7 @@ class AciAttestation(Struct, kw_only=True):
 
     tee_type: Literal["tdx", "sev_snp"]
     workload_keyset: WorkloadKeyset
-    report_data: Hex32
+    report_data: Hex64
     source_provenance: SourceProvenance
     evidence: AciEvidence
 
@@ -154,7 +153,7 @@ class Event(Struct, kw_only=True):
     result: Literal["verified", "failed"] | UnsetType = UNSET
     required: bool | UnsetType = UNSET
     model_id: str | UnsetType = UNSET
-    session_id: Hex32 | UnsetType = UNSET
+    session_id: Hex64 | UnsetType = UNSET
     reason: str | UnsetType = UNSET
     upstream_name: str | UnsetType = UNSET
 
@@ -172,7 +171,7 @@ class Receipt(Struct, kw_only=True):
     served_at: int
     event_log: list[Event]
     key_id: str
-    signature: Hex64
+    signature: Hex128
 
 
 class Signature(Struct, kw_only=True):
@@ -193,17 +192,17 @@ class LegacyAttestation(Struct, kw_only=True):
     signing_address: str
     signing_algo: Literal["ecdsa", "ed25519"]
     signing_public_key: str
-    request_nonce: Hex32
+    request_nonce: Hex64
     intel_quote: str
     quote: str
-    report_data: Hex64
+    report_data: Hex128
     nvidia_payload: str
     event_log: str
     vm_config: str
     info: dict[str, object]
     version: Literal[1, 2]
     simulated: bool
-    tls_cert_fingerprint: Hex32 | UnsetType = UNSET
+    tls_cert_fingerprint: Hex64 | UnsetType = UNSET
     collateral: dict[str, str] | UnsetType = UNSET
 
 
@@ -246,11 +245,11 @@ class Binding(Struct, kw_only=True):
 
     type: str
     origin: str | UnsetType = UNSET
-    spki_sha256: Hex32 | UnsetType = UNSET
+    spki_sha256: Hex64 | UnsetType = UNSET
     provider: str | UnsetType = UNSET
     key_id: str | UnsetType = UNSET
     algorithm: str | UnsetType = UNSET
-    public_key_sha256: Hex32 | UnsetType = UNSET
+    public_key_sha256: Hex64 | UnsetType = UNSET
 
 
 class SessionEvidence(Struct, kw_only=True):
@@ -273,7 +272,7 @@ class Session(Struct, kw_only=True):
     claims: Claims
     evidence: SessionEvidence
     identity: dict[str, object] | UnsetType | None = UNSET
-    session_id: Hex32 | UnsetType = UNSET
+    session_id: Hex64 | UnsetType = UNSET
 
 
 class Sessions(Struct, kw_only=True):
