@@ -1,13 +1,17 @@
 """Write `docs/commands.md` from the program's own help; `--check` fails when the file is out of date instead."""
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from rendering import keep_current
 
-CONFIDE = Path(sys.executable).parent / "confide"
+os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}  # read as it is imported
+
+from confide.cli.main import app
+
 PAGE = Path(__file__).parent / "commands.md"
 COMMANDS = (
     ("serve",),
@@ -45,9 +49,10 @@ This page is made by `docs/render_commands.py`; `make docs` compares it with the
 
 def help_of(command: tuple[str, ...]) -> str:
     """What `confide COMMAND --help` prints on a terminal of 100 columns, without colour."""
-    plain = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    shown = subprocess.run([CONFIDE, *command, "--help"], capture_output=True, text=True, check=True, env=plain).stdout
-    return "\n".join(line.rstrip() for line in shown.strip().splitlines())
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        app([*command, "--help"], prog_name="confide")
+    return "\n".join(line.rstrip() for line in shown.getvalue().strip().splitlines())
 
 
 def page() -> str:
