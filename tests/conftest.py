@@ -1,11 +1,13 @@
 """Fixtures that more than one room's tests share."""
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from confide.engine import catalogue, pull
 from confide.errors import CannotTell
@@ -13,6 +15,23 @@ from javascript import INSTALLED, NODE
 from weights_server import WeightsServer, serving
 
 REPOSITORY = Path(__file__).parent.parent
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+ONE_LOOP: Mapping[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+BOTH_LOOPS: Mapping[str, LoopFactory] = {**ONE_LOOP, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
+    """What the loop of a test is made by; where there are two, the test runs twice."""
+    return ONE_LOOP if item.get_closest_marker("both_loops") is None else BOTH_LOOPS
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """`both_loops(long=LOOP)`: on that loop in the long run alone."""
+    for item in items:
+        both = item.get_closest_marker("both_loops")
+        if both is not None and both.kwargs.get("long") in item.name.partition("[")[2].rstrip("]").split("-"):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,11 @@
 """A simulated SNP platform with any knob turned, and the verifier on its evidence with any part replaced."""
 
 from functools import lru_cache
-from pathlib import Path
 
 from confide.evidence.policy import Anchors, SnpPolicy
 from confide.evidence.result import Status
 from confide.evidence.snp import SnpResult, verify_snp
 from confide.simulator.snp import SimulatedSnpPlatform
-
-TEE = Path(__file__).parent / ".." / ".." / "shared" / "data" / "tee"
 
 NOW = 1_800_000_000
 SEED = b"\x11" * 32

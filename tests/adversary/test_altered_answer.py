@@ -5,26 +5,14 @@ receipt names the hash of every byte that left; whatever arrives otherwise is re
 would end it. The twin: the same relay that changes nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from attested_service import ANSWER, TEXTS, AttestedService, Reply, Seen, serving
+from attested_service import ANSWER, TEXTS, AttestedService, Reply, Seen
 from callers import BUFFERED, EVERY, STREAMED, Kind, asking, assert_latched, assert_refused, refusal
 
 Parts = tuple[bytes, ...]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 @pytest.mark.parametrize("kind", EVERY)

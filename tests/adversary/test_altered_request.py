@@ -10,21 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from attested_service import ANSWER, API_KEY, AttestedService, Reply, Seen, serving
+from attested_service import ANSWER, API_KEY, AttestedService, Reply, Seen
 from callers import EVERY, PROMPT, SYNC, Kind, asking, assert_refused
 from man_in_the_middle import Relay, between
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 @pytest.fixture

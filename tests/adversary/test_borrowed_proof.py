@@ -5,7 +5,6 @@ response id. With the id of an earlier answer on a list of models, on an error, 
 want a person to see its proof there. Unproven things lead to no proof. The twin: each answer leads to its own.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -13,21 +12,9 @@ import openai
 import pytest
 
 import confide
-from attested_service import ANSWER, API_KEY, CHAT, MODEL, AttestedService, error, serving
+from attested_service import ANSWER, API_KEY, CHAT, MODEL, AttestedService, error
 from callers import EVERY, PROMPT, Kind, asking
 from confide.client.proof import NoProof
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 @pytest.fixture

@@ -6,24 +6,12 @@ person finds the proxy, and nothing is unpacked before it is proven. The twin: `
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from attested_service import ANSWER, AttestedService, serving
+from attested_service import ANSWER, AttestedService
 from callers import EVERY, Kind, asking, assert_refused
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 @pytest.mark.parametrize("kind", EVERY)

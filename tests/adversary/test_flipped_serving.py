@@ -12,24 +12,17 @@ from typing import Any
 import pytest
 
 from aci_documents import session as session_document
-from attested_service import ANSWER, AttestedService, Document, Reply, Seen, serving
+from attested_service import ANSWER, AttestedService, Document, Reply, Seen
 from callers import EVERY, Kind, asking, assert_refused
 from confide.protocol.canonical import canonical
 from confide.verifier.policy import Serving
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
 @pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
-    running.sessions = {}
-    running.serving = "direct"
+def service(service: AttestedService) -> Iterator[AttestedService]:
+    yield service
+    service.sessions = {}
+    service.serving = "direct"
 
 
 def saying(serving: object) -> Any:

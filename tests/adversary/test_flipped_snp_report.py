@@ -12,7 +12,8 @@ from confide.evidence.result import Status, Verdict
 from confide.evidence.snp import SnpResult, verify_snp
 from confide.evidence.snp_chain import split_certificates
 from confide.evidence.snp_dstack import split_envelope
-from snp_builders import NOW, REPORT_DATA, TEE, evidence, flipped, named, platform
+from shared_data import TEE
+from snp_builders import NOW, REPORT_DATA, evidence, flipped, named, platform
 
 Evidence = dict[str, object]
 

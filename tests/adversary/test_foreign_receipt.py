@@ -18,7 +18,6 @@ from attested_service import (
     Ed25519Signer,
     Reply,
     Seen,
-    serving,
 )
 from callers import EVERY, STREAMED, SYNC, Kind, asking, assert_refused
 from confide.protocol.canonical import digest_of
@@ -26,20 +25,13 @@ from confide.protocol.keyset import PublicKey
 from confide.protocol.signature import Algo
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
 @pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
-    running.receipt_members = {}
-    running.chat_id = None
-    running.keyset = running.attested_keyset()
-    running.signer = running.attester.workload_keys.receipt(1)
+def service(service: AttestedService) -> Iterator[AttestedService]:
+    yield service
+    service.receipt_members = {}
+    service.chat_id = None
+    service.keyset = service.attested_keyset()
+    service.signer = service.attester.workload_keys.receipt(1)
 
 
 def last_receipt(service: AttestedService) -> tuple[str, bytes]:

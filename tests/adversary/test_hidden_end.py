@@ -13,20 +13,8 @@ import anthropic
 import pytest
 
 import confide
-from attested_service import ANSWER, API_KEY, MODEL, AttestedService, Reply, Seen, serving
+from attested_service import ANSWER, API_KEY, MODEL, AttestedService, Reply, Seen
 from callers import PROMPT, SYNC_STREAM, asking, assert_latched, refusal
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 def ending_early(end: bytes) -> Callable[[Reply, Seen], Reply]:

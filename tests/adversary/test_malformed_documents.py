@@ -6,29 +6,17 @@ bounded, before a prompt is sent. The twin: the same documents laid out otherwis
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from attested_service import ANSWER, AttestedService, serving
+from attested_service import ANSWER, AttestedService
 from callers import ASYNC, EVERY, SYNC, Kind, asking, assert_refused
 from confide import verify_service
 from confide.evidence.result import Status
 from confide.protocol.canonical import MAX_DOCUMENT_BYTES
 
 Change = Callable[[bytes], bytes]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 def another_layout(body: bytes) -> bytes:

@@ -4,26 +4,12 @@ No `X-Receipt-Id`, one that leads nowhere, or a receipt that is refused, cut off
 cannot be proven is refused, and no error path is more permissive than that. The twin: the proof is there.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
-from attested_service import ANSWER, RECEIPTS, REPORT, AttestedService, Reply, Seen, serving
+from attested_service import ANSWER, RECEIPTS, REPORT, AttestedService, Reply, Seen
 from callers import BUFFERED, EVERY, SYNC, Kind, asking, assert_refused
 
 PAGE = b"<!doctype html><title>Please sign in</title>"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
 
 
 @pytest.mark.parametrize("kind", EVERY)

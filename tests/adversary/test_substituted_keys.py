@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aci_documents import Way, removed, replaced, ways
-from attested_service import ANSWER, AttestedService, Document, Ed25519Signer, Reply, Seen, serving
+from attested_service import ANSWER, AttestedService, Document, Ed25519Signer, Reply, Seen
 from callers import EVERY, SYNC, Kind, asking, assert_refused
 from confide import verify_service
 from confide.evidence.result import Status
@@ -25,18 +25,11 @@ from confide.protocol.statement import aci_report_data
 KEYSET = ("attestation", "workload_keyset")
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttestedService]:
-    with serving(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
 @pytest.fixture
-def service(running: AttestedService) -> Iterator[AttestedService]:
-    yield running
-    running.alter = {}
-    running.keyset = running.attested_keyset()
-    running.signer = running.attester.workload_keys.receipt(1)
+def service(service: AttestedService) -> Iterator[AttestedService]:
+    yield service
+    service.keyset = service.attested_keyset()
+    service.signer = service.attester.workload_keys.receipt(1)
 
 
 def with_keyset(report: Document, keyset: object, *, digest: bool, report_data: bool, nonce: str | None) -> Document:

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import socket
-import stat
 import statistics
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Self, cast
 
 import pytest
-import uvloop
 
 from confide.upstream.channel import (
     Address,
@@ -37,6 +35,7 @@ from confide.upstream.channel import (
     WrongKey,
 )
 from http_reference import Broken, read_response
+from left_behind import nothing_left, soon
 from scripted import (
     CLOSE,
     CUT,
@@ -53,18 +52,13 @@ from scripted import (
 )
 from tls_files import TlsFiles, self_signed
 
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+pytestmark = pytest.mark.both_loops
 
 PATIENT = Timeouts(connect_s=20, first_byte_s=20, idle_s=20)
 SHORT_S = 0.5
 BODY = b"hello, world"
 
 Counted = Callable[[int], None]
-
-
-@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    return asyncio.DefaultEventLoopPolicy() if request.param == "asyncio" else uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="module")
@@ -86,31 +80,6 @@ def counted(request: pytest.FixtureRequest) -> Counted:
         request.node.user_properties.append(("cases", cases))
 
     return note
-
-
-def open_sockets() -> int:
-    """Of this process; a loop's own other files come and stay when it likes."""
-    count = 0
-    for name in os.listdir("/dev/fd"):
-        with suppress(OSError):  # the listing's own
-            count += stat.S_ISSOCK(os.fstat(int(name)).st_mode)
-    return count
-
-
-async def soon(condition: Callable[[], bool]) -> None:
-    """Wait for what the loop and the kernel do by themselves."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def nothing_left() -> AsyncIterator[None]:
-    """As many tasks and sockets afterwards as before."""
-    await asyncio.sleep(0)
-    tasks, count = asyncio.all_tasks(), open_sockets()
-    yield
-    await soon(lambda: asyncio.all_tasks() == tasks and open_sockets() == count)
 
 
 @dataclass(frozen=True)

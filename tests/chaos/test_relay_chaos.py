@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import random
 import socket
-import stat
 import statistics
 import time
 from collections import Counter
@@ -25,7 +23,6 @@ from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import uvloop
 
 from attested_service import AttestedService, tls_context
 from confide.protocol.canonical import digest_of
@@ -34,6 +31,7 @@ from confide.protocol.receipt import FORWARDED, RECEIVED, RETURNED, Receipt, par
 from confide.upstream.channel import Channel, TcpAddress, TlsAddress
 from gateway_app import RawAnswer, RawConnection, raw_connection, raw_post
 from http_reference import CHUNK_LINE, Broken, read_head, read_response
+from left_behind import nothing_left, open_sockets, soon
 from relay_app import DONE, MODEL, RelayGateway, delta, local, model, serving_upstreams, upstream
 from scripted import (
     CLOSE,
@@ -53,17 +51,11 @@ from scripted import (
 )
 from tls_files import TlsFiles, self_signed
 
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+pytestmark = pytest.mark.both_loops(long="asyncio")  # the program runs on the other one
 
 KINDS = ("local", "aci")
 SHORT_S = 1.0  # of an upstream that says nothing more
 POOL = 4
-
-
-@pytest.fixture(params=["uvloop", pytest.param("asyncio", marks=pytest.mark.long)], autouse=True)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """The loop that the program runs on; the other one in the long run."""
-    return asyncio.DefaultEventLoopPolicy() if request.param == "asyncio" else uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(params=KINDS)
@@ -197,35 +189,6 @@ class Case:
 
 
 # The gateway, the upstream and their client.
-
-
-def open_sockets() -> int:
-    """Of this process; a loop's own other files come and stay when it likes."""
-    count = 0
-    for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError):  # the listing's own
-            count += stat.S_ISSOCK(os.fstat(int(name)).st_mode)
-    return count
-
-
-async def soon(condition: Callable[[], bool]) -> None:
-    """Wait for what the loop and the kernel do by themselves."""
-    async with asyncio.timeout(20):
-        for _ in range(20):
-            if condition():
-                return
-            await asyncio.sleep(0)
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-@contextlib.asynccontextmanager
-async def nothing_left() -> AsyncIterator[None]:
-    """As many tasks and sockets afterwards as before."""
-    await asyncio.sleep(0)
-    tasks, count = asyncio.all_tasks(), open_sockets()
-    yield
-    await soon(lambda: asyncio.all_tasks() == tasks and open_sockets() == count)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from confide.simulator.pccs import SimulatedPccs
 from confide.simulator.snp import SimulatedSnpPlatform
 from confide.simulator.tdx import SimulatedTdxPlatform
 from gpu_builders import NONCE, gpus
+from shared_data import TEE
 from snp_builders import NOW, REPORT_DATA, SEED, platform
 from vendors import serving
 
 CONFIDE = Path(sys.executable).parent / "confide"
-TEE = Path(__file__).parents[2] / ".." / "shared" / "data" / "tee"
 VECTORS = TEE / "quote-vectors.json"
 ROWS = json.loads(VECTORS.read_text())["vectors"] if VECTORS.exists() else []
 

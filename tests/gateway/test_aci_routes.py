@@ -26,8 +26,8 @@ from gateway_app import (
     token,
 )
 from scripted import sse_head
+from shared_data import VECTORS
 
-VECTORS = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "vectors"
 NONCE = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 REPORT = "/v1/aci/attestation"
 MODELS = (Model(id=MODEL, upstream_model="scripted"),)

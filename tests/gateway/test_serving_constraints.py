@@ -12,8 +12,8 @@ import pytest
 from confide.errors import NotReady
 from confide.protocol.receipt import FORWARDED, RECEIVED, Receipt, parse_receipt, signature_fault
 from gateway_app import ScriptedGateway, answering, assert_receipted, chat, serving_scripted
+from shared_data import VECTORS
 
-VECTORS = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "vectors"
 SESSION = "95ad1cb4dd25445808c2e9d116caf420b05703730b506395e8fc1ca6faeae28f"
 
 

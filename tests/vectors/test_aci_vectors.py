@@ -5,7 +5,6 @@ Where a vector says how something is made, it is made; where it says how somethi
 
 import json
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,25 +21,15 @@ from confide.protocol.report import SourceProvenance, aci_report, binds, parse_r
 from confide.protocol.serving import Constraints, forwarded_body, parse_constraints
 from confide.protocol.session import evidence_bytes, listed, parse_session, session_id
 from confide.protocol.statement import aci_report_data, aci_statement, parse_aci_nonce
+from shared_data import vectors
 
-VECTORS = Path(__file__).parents[2] / ".." / "shared" / "data" / "vectors"
-
-
-def load(name: str) -> dict[str, Any]:
-    path = VECTORS / name
-    if not path.exists():
-        return {}
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
-
-
-KEYSET = load("aci-keyset.json")
-SESSION = load("aci-session.json")
-RECEIPT = load("aci-receipt.json")
-EXTRA = load("aci-receipts-extra.json")
-NONCES = load("aci-nonce-cases.json")
-PROVIDER = load("aci-provider-constraints.json")
-JCS = load("jcs-constraints.json")
+KEYSET = vectors("aci-keyset.json")
+SESSION = vectors("aci-session.json")
+RECEIPT = vectors("aci-receipt.json")
+EXTRA = vectors("aci-receipts-extra.json")
+NONCES = vectors("aci-nonce-cases.json")
+PROVIDER = vectors("aci-provider-constraints.json")
+JCS = vectors("jcs-constraints.json")
 
 STATEMENTS = [pytest.param(each, id=f"nonce {str(each['nonce'])[:4]}") for each in KEYSET.get("statements", [])]
 RECEIPTS = [pytest.param(each, id=each["name"]) for each in EXTRA.get("cases", [])]

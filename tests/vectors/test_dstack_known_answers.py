@@ -6,7 +6,6 @@ The files lie beside the repository and are read in place.
 import json
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +20,8 @@ from confide.evidence.quote import parse_quote
 from confide.evidence.result import Status, Verdict, passed
 from confide.evidence.tdx import QUOTE, TdxResult, verify_tdx
 from confide.protocol.keyset import ED25519, Keyset, PublicKey
+from shared_data import TEE, VECTORS
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-TEE = DATA / "tee"
 if not TEE.is_dir():
     pytest.skip("the stored TEE samples are not beside this repository", allow_module_level=True)
 
@@ -194,7 +192,7 @@ def test_the_answer_of_a_simulated_agent_leads_to_its_application() -> None:
 
 
 def test_the_derived_log_replays_to_its_register() -> None:
-    vector = json.loads((DATA / "vectors" / "dstack-event-log.json").read_text())
+    vector = json.loads((VECTORS / "dstack-event-log.json").read_text())
     log = read_event_log(vector["event_log"])
     assert log.registers[3].hex() == vector["rtmr3"]
     assert log.payload("compose-hash").hex() == vector["app_compose_sha256"]

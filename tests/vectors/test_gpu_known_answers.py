@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Iterable
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -22,8 +21,8 @@ from confide.evidence.result import Status, Verdict
 from confide.evidence.spdm import parse_report
 from confide.simulator.nras import SimulatedNras
 from gpu_builders import check, entry_of, failed, flipped, passed, payload_of, skipped
+from shared_data import TEE
 
-TEE = Path(__file__).parents[2] / ".." / "shared" / "data" / "tee"
 if not TEE.is_dir():
     pytest.skip("the stored TEE samples are not beside this repository", allow_module_level=True)
 

@@ -1,8 +1,6 @@
 """The legacy signature and report-data vectors, made from the formulas by a program that does not import confide."""
 
-import json
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,20 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from confide.attester.keys import LegacyKeys
 from confide.protocol import signature, statement
 from confide.protocol.signature import Algo
+from shared_data import vectors
 
-VECTORS = Path(__file__).parents[2] / ".." / "shared" / "data" / "vectors"
-
-
-def load(name: str) -> dict[str, Any]:
-    path = VECTORS / name
-    if not path.exists():
-        return {}
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
-
-
-SIGNATURES = load("legacy-signature.json")
-REPORT_DATA = load("legacy-report-data.json")
+SIGNATURES = vectors("legacy-signature.json")
+REPORT_DATA = vectors("legacy-report-data.json")
 
 CASES = [pytest.param(case, id=case["name"]) for case in SIGNATURES.get("cases", [])]
 LAYOUTS = [pytest.param(case, id=case["name"]) for case in REPORT_DATA.get("cases", []) if "identity_hex" in case]

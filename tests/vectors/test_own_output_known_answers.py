@@ -1,14 +1,12 @@
 """An attester reads its report data back from the right place: on real quotes and reports, as the parsers see them."""
 
-from pathlib import Path
-
 import pytest
 
 from confide.attester.own_output import snp_report_data, tdx_report_data
 from confide.evidence.quote import QuoteError, parse_quote
 from confide.evidence.snp_report import parse_snp_report
+from shared_data import TEE
 
-TEE = Path(__file__).parent / ".." / ".." / ".." / "shared" / "data" / "tee"
 QUOTES = ("dcap-qvl_tdx_quote", "near-gas-test_quote.hex", "go-tdx-guest_quote_v5_sample.dat")
 
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 
 import dcap_qvl
 import pytest
@@ -24,8 +23,8 @@ from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.quote import TD_REPORT_15, TdxQuote, parse_quote
 from confide.evidence.result import Status, Verdict
 from confide.evidence.tdx import TDX_REQUIRED, TdxResult, verify_tdx
+from shared_data import TEE
 
-TEE = Path(__file__).parents[2] / ".." / "shared" / "data" / "tee"
 if not TEE.is_dir():
     pytest.skip("the stored TEE samples are not beside this repository", allow_module_level=True)
 

@@ -22,7 +22,8 @@ from confide.evidence.snp import SnpResult, verify_snp
 from confide.evidence.snp_chain import split_certificates
 from confide.evidence.snp_dstack import split_envelope
 from confide.evidence.snp_report import SigningKey, SnpTcb, parse_snp_report
-from snp_builders import ALL_CHECKS, TEE, failing, named, reason, statuses
+from shared_data import TEE
+from snp_builders import ALL_CHECKS, failing, named, reason, statuses
 
 if not TEE.is_dir():
     pytest.skip("the stored TEE samples are not beside this repository", allow_module_level=True)

@@ -5,7 +5,6 @@ Each vector has the time at which its collateral was valid. The files lie beside
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import dcap_qvl
 import pytest
@@ -14,8 +13,8 @@ from confide.evidence.policy import INTEL_SGX_ROOT_SHA256, Anchors, TdxPolicy
 from confide.evidence.quote import TD_REPORT_15, parse_quote
 from confide.evidence.result import Status, Verdict
 from confide.evidence.tdx import TDX_REQUIRED, TdxResult, verify_tdx
+from shared_data import TEE
 
-TEE = Path(__file__).parents[2] / ".." / "shared" / "data" / "tee"
 if not TEE.is_dir():
     pytest.skip("the stored TEE samples are not beside this repository", allow_module_level=True)
 

@@ -5,9 +5,9 @@
     send       the request, once; it is never sent a second time from here
     prove      a buffered answer before the caller sees it, a stream before its last event is passed on
 
-Everything is decided in `client/party.py` and `client/withholding.py`; here bytes are moved. A transport that has
-raised a VerificationError latches: it sends nothing more until it is reset, whatever an SDK tries again. But for one: a
-connection that broke inside a stream says nothing against the service.
+Everything is decided in `client/party.py`, `client/connections.py` and `client/withholding.py`; here bytes are moved. A
+transport that has raised a VerificationError latches: it sends nothing more until it is reset, whatever an SDK tries
+again. But for one: a connection that broke inside a stream says nothing against the service.
 
 Every POST counts as a prompt, but for one that counts tokens: its successful answer has to be proven. Other requests
 reach verified services only, over the same connections; what they bring is no evidence of anything.

@@ -17,9 +17,10 @@ from confide.evidence.snp import verify_snp
 from confide.evidence.snp_report import Product, SnpReport, parse_snp_report
 from confide.simulator.pccs import PccsFault
 from confide.simulator.snp import SimulatedSnpPlatform
+from shared_data import TEE
 from vendors import NOW, SEED, Vendors
 
-SNP = Path(__file__).parents[3] / ".." / "shared" / "data" / "tee" / "snp"
+SNP = TEE / "snp"
 DAY_S = 24 * 60 * 60
 YEAR_S = 365 * DAY_S
 Start = Callable[..., Vendors]

@@ -1,7 +1,6 @@
 """Answers of a provisioning service, taken apart: the exact signed text, chains from headers, two forms of CRL."""
 
 import json
-from pathlib import Path
 from urllib.parse import quote as url_encoded
 
 import httpx2
@@ -17,8 +16,9 @@ from confide.evidence.policy import Anchors, TdxPolicy
 from confide.evidence.quote import parse_quote
 from confide.evidence.result import Verdict
 from confide.evidence.tdx import verify_tdx
+from shared_data import TEE
 
-TDX = Path(__file__).parents[3] / ".." / "shared" / "data" / "tee" / "tdx"
+TDX = TEE / "tdx"
 stored = pytest.mark.skipif(not TDX.is_dir(), reason="the stored TEE samples are not beside this repository")
 
 SIGNATURE = "ab" * 64

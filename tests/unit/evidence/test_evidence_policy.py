@@ -1,14 +1,12 @@
 """Anchors come from the caller alone, and a policy with a typing error is refused when it is made."""
 
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
 from confide.evidence.policy import AMD_ARK_MILAN_SHA256, INTEL_SGX_ROOT_SHA256, Anchors, TdxPolicy
 from confide.simulator.tdx import SimulatedTdxPlatform
-
-TEE = Path(__file__).parents[3] / ".." / "shared" / "data" / "tee"
+from shared_data import TEE
 
 
 def test_the_vendors_roots_are_built_in_and_no_others() -> None:

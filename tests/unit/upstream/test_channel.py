@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from confide.upstream.channel import (
     Address,
@@ -42,15 +41,9 @@ from scripted import (
     sse_head,
 )
 
-# Both loops in this file only; the hook that replaces the fixture would be for all tests.
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+pytestmark = pytest.mark.both_loops
 
 PATIENT = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
-
-
-@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    return asyncio.DefaultEventLoopPolicy() if request.param == "asyncio" else uvloop.EventLoopPolicy()
 
 
 def address_of(upstream: ScriptedUpstream) -> Address:

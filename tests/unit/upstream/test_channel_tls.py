@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from confide.upstream.address import encoded_host
 from confide.upstream.channel import (
@@ -40,15 +39,10 @@ from scripted import (
 )
 from tls_files import TlsFiles, self_signed
 
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+pytestmark = pytest.mark.both_loops
 
 PATIENT = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
 OTHER_PIN = bytes(range(32))
-
-
-@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    return asyncio.DefaultEventLoopPolicy() if request.param == "asyncio" else uvloop.EventLoopPolicy()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from confide.evidence.result import Check, Status
 from confide.verifier.software import app_compose, check_compose, compared, logged_compose_hash
 from dstack_builders import judged, replayed, runtime
 from proof_builders import Proof
+from shared_data import TEE
 
-SAMPLES = Path(__file__).parents[3] / ".." / "shared" / "data" / "tee" / "dstack"
+SAMPLES = TEE / "dstack"
 
 Document = dict[str, Any]
 Register = Callable[..., TdxQuote]
