@@ -225,6 +225,8 @@ def open_relay(
         health=health,
         base_path=parse_base_url(settings.base_url or "")[1],
         api_key=api_key,
+        key_header=settings.key_header,
+        is_probed_as_messages="messages" in settings.surfaces,
         salt_key=salt_key if settings.cache_salt else None,
     )
 

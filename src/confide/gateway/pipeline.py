@@ -179,6 +179,7 @@ class PromptRoute:
             constraints=constraints,
             tenant=passage.principal.credential_sha256 or b"",
             tee_only=served.tee_only,
+            headers=self._surface.passed(scope["headers"]),
         )
         return prompt, served
 

@@ -8,6 +8,7 @@ import msgspec
 
 from confide.errors import SessionNotAccepted, WireError
 from confide.protocol.chat_relayed import RelayedRequest
+from confide.protocol.messages_headers import Headers
 from confide.protocol.serving import UNCONSTRAINED, Constraints
 from confide.protocol.sse import DONE
 
@@ -57,7 +58,8 @@ class Asked(Protocol):
 class Prompt:
     """One admitted request, as upstreams get it. `sha256`: of `body`, 32 bytes. `tenant`: whose cached prompts it may
     share, any bytes. `tee_only`: only an attested upstream may have it, whatever the client says. `surface`: which one
-    `body` is written for. `ways`: the surfaces over which it can be answered.
+    `body` is written for. `ways`: the surfaces over which it can be answered. `headers`: of the client's, what an
+    upstream that speaks `surface` itself is given.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Prompt:
         "body",
         "constraints",
         "head",
+        "headers",
         "is_connection_suspect",
         "sha256",
         "surface",
@@ -85,6 +88,7 @@ class Prompt:
         constraints: Constraints = UNCONSTRAINED,
         tenant: bytes = b"",
         tee_only: bool = False,
+        headers: Headers = (),
     ) -> None:
         self.body = body
         self.sha256 = sha256
@@ -95,6 +99,7 @@ class Prompt:
         self.constraints = constraints
         self.tenant = tenant
         self.tee_only = tee_only
+        self.headers = headers
         self.is_connection_suspect = False  # a pooled one may have been why the attempt before this one failed
 
     def retold(self, body: bytes, asked: Asked) -> "Prompt":

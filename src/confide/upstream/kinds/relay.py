@@ -17,8 +17,10 @@ from contextlib import suppress
 
 import msgspec
 
+from confide.config import KeyHeader
 from confide.errors import NotReady, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
+from confide.protocol.messages_headers import CURRENT, Headers
 from confide.protocol.sse import Cutter, Piece, SseError
 from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved
 from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneFree, NotConnected, Stalled, WrongKey
@@ -47,7 +49,8 @@ READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
 
 
 class Relay:
-    """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's.
+    """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's, which
+    goes in `key_header`. `is_probed_as_messages`: a probe, too, says which version of Messages it speaks.
 
     `salt_key`: 32 bytes for engines that take `cache_salt`, so that no tenant meets another's cached prompts
     (what-users-ask 23); None for others.
@@ -60,15 +63,17 @@ class Relay:
         health: Health,
         base_path: str = "/v1",
         api_key: str | None = None,
+        key_header: KeyHeader = "authorization",
+        is_probed_as_messages: bool = False,
         salt_key: bytes | None = None,
     ) -> None:
         self.channel = channel
         self.health = health
         self.base_path = base_path
         self._base_path = base_path.encode()
-        credential = () if api_key is None else ((b"authorization", b"Bearer " + api_key.encode()),)
-        self._headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
-        self.probe_headers = credential
+        credential = () if api_key is None else (credential_in(key_header, api_key),)
+        self._headers: Headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
+        self.probe_headers: Headers = (*credential, CURRENT) if is_probed_as_messages else credential
         self._salt_key = salt_key
         self.on_wrong_key: Callable[[], None] | None = None
 
@@ -86,13 +91,22 @@ class Relay:
         reading = READINGS[prompt.surface]()
         unnamed = Unnamed(asked.model if model != asked.model else None, inside=reading.inside)
         return RelayedAnswer(
-            self, body, sha256, reading, unnamed, is_fresh=prompt.is_connection_suspect, within_s=within_s
+            self,
+            body,
+            sha256,
+            reading,
+            unnamed,
+            headers=(*self._headers, *prompt.headers) if prompt.headers else self._headers,
+            is_fresh=prompt.is_connection_suspect,
+            within_s=within_s,
         )
 
-    async def send(self, path: bytes, body: bytes, *, is_fresh: bool, within_s: float | None) -> Exchange:
+    async def send(
+        self, path: bytes, headers: Headers, body: bytes, *, is_fresh: bool, within_s: float | None
+    ) -> Exchange:
         """`path`: of the surface, below that of the API. See Channel.send."""
         return await self.channel.send(
-            b"POST", self._base_path + path, self._headers, body, is_fresh=is_fresh, within_s=within_s
+            b"POST", self._base_path + path, headers, body, is_fresh=is_fresh, within_s=within_s
         )
 
     def _salt(self, tenant: bytes) -> str | None:
@@ -113,9 +127,11 @@ class RelayedAnswer:
         reading: Reading,
         unnamed: Unnamed,
         *,
+        headers: Headers,
         is_fresh: bool,
         within_s: float | None,
     ) -> None:
+        self._headers = headers
         self._is_fresh = is_fresh
         self._within_s = within_s
         self._relay = relay
@@ -178,7 +194,7 @@ class RelayedAnswer:
         self.is_forwarded = True  # also while it connects: who leaves meanwhile cannot know how far that was
         try:
             exchange = await self._relay.send(
-                self._reading.path, self._body, is_fresh=self._is_fresh, within_s=self._within_s
+                self._reading.path, self._headers, self._body, is_fresh=self._is_fresh, within_s=self._within_s
             )
         except ChannelError as error:
             self.is_forwarded = not is_before_sending(error)
@@ -247,6 +263,13 @@ class RelayedAnswer:
             self._relay.health.failed()
         ended: WireError = UpstreamFailed(ENDED_EARLY)
         return Unserved(ended, "broke off" if isinstance(error, Cut) else "no whole answer", is_stale=is_stale)
+
+
+def credential_in(header: KeyHeader, key: str) -> tuple[bytes, bytes]:
+    """The header that carries an upstream's key."""
+    if header == "x-api-key":
+        return b"x-api-key", key.encode()
+    return b"authorization", b"Bearer " + key.encode()
 
 
 def is_before_sending(error: ChannelError) -> bool:
