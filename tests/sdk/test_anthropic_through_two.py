@@ -4,10 +4,12 @@ The inner one has a scripted engine, attested TLS and keys; the outer one verifi
 """
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import MessageParam
@@ -18,6 +20,7 @@ from confide.config import Config, Model, Server
 from confide.protocol.receipt import FORWARDED, RECEIVED, parse_receipt
 from gateway_app import MODEL, ScriptedGateway, answering, serving_scripted
 from relay_app import RelayGateway, model, serving_upstreams, upstream
+from scripted import response
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "Hello"}]
 BETA_HELLO: list[BetaMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -93,3 +96,27 @@ async def test_betas_pass_and_change_nothing_that_is_receipted(pair: Pair) -> No
         assert proof is not None
         receipt = parse_receipt(proof.receipt)
         assert receipt.body_hash(RECEIVED) == receipt.body_hash(FORWARDED)
+
+
+async def test_a_count_is_that_of_the_inner_ones_engine(pair: Pair) -> None:
+    async with pair.sdk() as sdk:
+        for length in (3, 5):
+            tokens = [response(b'{"tokens":%b}' % json.dumps(list(range(length))).encode())]
+            pair.inner.follow([response(b'{"prompt":"<s>Hello"}')], tokens)
+            counted = await sdk.messages.count_tokens(model=MODEL, messages=HELLO, system="Be brief.")
+            assert counted.input_tokens == length
+        pair.inner.follow([response(b'{"prompt":"<s>Hello"}')], tokens)
+        counted_beta = await sdk.beta.messages.count_tokens(model=MODEL, messages=BETA_HELLO)
+        assert counted_beta.input_tokens == 5
+
+
+async def test_what_the_inner_one_has_against_a_count_is_the_sdks_own_error(pair: Pair) -> None:
+    async with pair.sdk() as sdk:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await sdk.messages.count_tokens(model=MODEL, messages=HELLO, extra_body={"max_tokens": 1})
+        assert caught.value.type == "invalid_request_error"
+        assert "max_tokens" in str(caught.value.api_message)
+        pair.inner.switch.is_ready = False
+        with pytest.raises(anthropic.InternalServerError) as caught_busy:
+            await sdk.messages.count_tokens(model=MODEL, messages=HELLO)
+        assert caught_busy.value.status_code == 503

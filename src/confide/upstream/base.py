@@ -6,7 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from confide.errors import SessionNotAccepted, WireError
+from confide.errors import InvalidRequest, SessionNotAccepted, WireError
 from confide.protocol.chat_relayed import RelayedRequest
 from confide.protocol.messages_headers import Headers
 from confide.protocol.serving import UNCONSTRAINED, Constraints
@@ -26,10 +26,12 @@ __all__ = [
     "Unserved",
     "Upstream",
     "refuse_sessions",
+    "uncounted",
 ]
 
 Claim = Literal["direct", "aggregator"]
-SurfaceName = Literal["chat", "completions", "embeddings", "messages", "responses"]
+# `count_tokens` is not configured: whoever speaks `messages` has it, and so does the embedded engine.
+SurfaceName = Literal["chat", "completions", "count_tokens", "embeddings", "messages", "responses"]
 CHAT: frozenset[SurfaceName] = frozenset({"chat"})
 NOTHING = RelayedRequest(model="", stream=False, provider=None, members={})
 
@@ -226,7 +228,7 @@ class Upstream(Protocol):
 
 @runtime_checkable
 class TokenCounting(Protocol):
-    """An upstream that can count the tokens of a prompt."""
+    """An upstream inside this process that counts the tokens of a prompt itself; others are asked over a relay."""
 
     async def count_tokens(self, body: bytes) -> int:
         """The tokens that a chat request with this body has for its prompt.
@@ -242,3 +244,8 @@ def refuse_sessions(constraints: Constraints) -> None:
             "this service answers itself and has no attested sessions; leave aci_session_ids out",
             param="provider.aci_session_ids",
         )
+
+
+def uncounted() -> InvalidRequest:
+    """What a client is told whose prompt nobody can count."""
+    return InvalidRequest("tokens cannot be counted for this model: its upstream does not count them", param="model")

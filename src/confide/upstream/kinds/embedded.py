@@ -58,7 +58,7 @@ class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
     reads_body = False
-    surfaces: frozenset[SurfaceName] = frozenset({"chat", "completions"})
+    surfaces: frozenset[SurfaceName] = frozenset({"chat", "completions", "count_tokens"})
     is_attested = True
     serving: Claim = "direct"
 

@@ -12,6 +12,7 @@ Until the first byte of an answer has left, it is the gateway's to ask another u
 import asyncio
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 
@@ -22,18 +23,20 @@ from confide.errors import NotReady, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
 from confide.protocol.messages_headers import CURRENT, Headers
 from confide.protocol.sse import Cutter, Piece, SseError
-from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved
+from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved, uncounted
 from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneFree, NotConnected, Stalled, WrongKey
 from confide.upstream.health import Health
 from confide.upstream.kinds.reading import Reading, StreamBroken
 from confide.upstream.kinds.reading_chat import ChatReading
 from confide.upstream.kinds.reading_embeddings import EmbeddingsReading
-from confide.upstream.kinds.reading_messages import MessagesReading
+from confide.upstream.kinds.reading_messages import CountReading, MessagesReading
 from confide.upstream.kinds.reading_responses import ResponsesReading
 from confide.upstream.kinds.refusals import BUSY, FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
 from confide.upstream.kinds.unnamed import Unnamed
 
 ANSWER_MOST_BYTES = 256 * 1024 * 1024  # of a buffered body
+COUNT_MOST_BYTES = 64 * 1024  # of one that holds a number
+NO_SUCH_ROUTE = frozenset({404, 405, 501})
 EVENT_MOST_BYTES = 8 * 1024 * 1024
 END_WITHIN_S = 0.05  # after `[DONE]`, for the end of the body: then the connection can serve again
 ROOM_AFTER_S = 1  # when to ask again for one of the connections
@@ -42,6 +45,7 @@ JSON = (b"content-type", b"application/json")
 READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
     "chat": lambda: ChatReading(b"/chat/completions"),
     "completions": lambda: ChatReading(b"/completions"),
+    "count_tokens": CountReading,
     "embeddings": EmbeddingsReading,
     "messages": MessagesReading,
     "responses": ResponsesReading,
@@ -90,12 +94,14 @@ class Relay:
         sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
         reading = READINGS[prompt.surface]()
         unnamed = Unnamed(asked.model if model != asked.model else None, inside=reading.inside)
-        return RelayedAnswer(
+        is_count = prompt.surface == "count_tokens"
+        return (RelayedCount if is_count else RelayedAnswer)(
             self,
             body,
             sha256,
             reading,
             unnamed,
+            health=Health(time.monotonic) if is_count else self.health,  # of a count's nobody asks
             headers=(*self._headers, *prompt.headers) if prompt.headers else self._headers,
             is_fresh=prompt.is_connection_suspect,
             within_s=within_s,
@@ -119,6 +125,8 @@ class Relay:
 class RelayedAnswer:
     """One request on its way to the engine, and its answer back."""
 
+    most_bytes = ANSWER_MOST_BYTES
+
     def __init__(
         self,
         relay: Relay,
@@ -127,6 +135,7 @@ class RelayedAnswer:
         reading: Reading,
         unnamed: Unnamed,
         *,
+        health: Health,
         headers: Headers,
         is_fresh: bool,
         within_s: float | None,
@@ -135,6 +144,7 @@ class RelayedAnswer:
         self._is_fresh = is_fresh
         self._within_s = within_s
         self._relay = relay
+        self._health = health
         self._body = body
         self._reading = reading
         self._unnamed = unnamed
@@ -148,7 +158,7 @@ class RelayedAnswer:
         """The body of the buffered response. Raises Unserved, RefusedByUpstream."""
         exchange = await self._begin()
         try:
-            body = await exchange.read_all(ANSWER_MOST_BYTES)
+            body = await exchange.read_all(self.most_bytes)
             self._reading.whole(body, tally)  # of a body that is not whole this fails, however its end looked
             body = self._unnamed.body(body)
         except (
@@ -162,7 +172,7 @@ class RelayedAnswer:
             raise self._failure(error) from error
         finally:
             exchange.abort()
-        self._relay.health.succeeded()
+        self._health.succeeded()
         return body
 
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
@@ -187,7 +197,7 @@ class RelayedAnswer:
             raise failure from error
         finally:
             exchange.abort()
-        self._relay.health.succeeded()
+        self._health.succeeded()
 
     async def _begin(self) -> Exchange:
         """Send it, and have a response with status 200. Raises Unserved, or what the engine has against the request."""
@@ -208,12 +218,16 @@ class RelayedAnswer:
             body = b""
         finally:
             exchange.abort()
-        failure = refused(exchange.status, exchange.headers, body, is_aliased=self._unnamed.is_aliased)
+        failure = self._refusal(exchange, body)
         if isinstance(failure, Unserved):
-            self._relay.health.refused(exchange.status, failure.error.retry_after_s)
+            self._health.refused(exchange.status, failure.error.retry_after_s)
         else:
-            self._relay.health.succeeded()  # it judged the request, which is what it is there for
+            self._health.succeeded()  # it judged the request, which is what it is there for
         raise failure
+
+    def _refusal(self, exchange: Exchange, body: bytes) -> Unserved | WireError:
+        """What a response that is no 200 means."""
+        return refused(exchange.status, exchange.headers, body, is_aliased=self._unnamed.is_aliased)
 
     def _passed(self, pieces: list[Piece], tally: Tally) -> bytes:
         """The bytes to write for these events, up to the last. Raises StreamBroken for an event that is an error."""
@@ -247,7 +261,7 @@ class RelayedAnswer:
         A prompt that an engine took too long for is not given to the next one: it would take as long there.
         """
         if isinstance(error, Stalled):
-            self._relay.health.failed()
+            self._health.failed()
             slow = UpstreamTimeout(TOO_SLOW)
             return Unserved(slow, "no connection in time") if error.phase == "connect" else slow
         if isinstance(error, WrongKey) and self._relay.on_wrong_key is not None:
@@ -256,13 +270,34 @@ class RelayedAnswer:
         if isinstance(error, NoneFree):  # the bound is ours: the engine is no less well for it
             return Unserved(NotReady(BUSY, retry_after_s=ROOM_AFTER_S), "no connection free")
         if isinstance(error, NotConnected):
-            self._relay.health.failed()
+            self._health.failed()
             return Unserved(UpstreamFailed(FAILED), "no connection")
         is_stale = isinstance(error, Cut) and not error.response_started
         if not is_stale:
-            self._relay.health.failed()
+            self._health.failed()
         ended: WireError = UpstreamFailed(ENDED_EARLY)
         return Unserved(ended, "broke off" if isinstance(error, Cut) else "no whole answer", is_stale=is_stale)
+
+
+class RelayedCount(RelayedAnswer):
+    """The question how many tokens a prompt has, on its way to the engine; `complete` has the number in its tally.
+
+    Engines limit it apart from prompts, and may lack it. So what it meets is no word on how prompts fare, and rests or
+    leaves no upstream alone, but that one which counts is there.
+    """
+
+    most_bytes = COUNT_MOST_BYTES
+
+    async def complete(self, tally: Tally) -> bytes:
+        """See RelayedAnswer.complete."""
+        body = await super().complete(tally)
+        self._relay.health.succeeded()
+        return body
+
+    def _refusal(self, exchange: Exchange, body: bytes) -> Unserved | WireError:
+        if exchange.status in NO_SUCH_ROUTE:  # or no such model, which comes to the same
+            return Unserved(uncounted(), f"status {exchange.status}")
+        return super()._refusal(exchange, body)
 
 
 def credential_in(header: KeyHeader, key: str) -> tuple[bytes, bytes]:
