@@ -32,6 +32,7 @@ from confide.verifier.policy import HARDWARE_ROOTS, Policy, Serving
 
 DRAINED_EVERY_S = 0.1
 DEFAULT_PATH = "/v1"
+COUNTS_PART = 4  # one connection of so many may carry a count of tokens
 
 
 class Opened:
@@ -233,6 +234,7 @@ def open_relay(
         api_key=api_key,
         key_header=settings.key_header,
         is_probed_as_messages="messages" in settings.surfaces,
+        max_counts=max(1, settings.max_connections // COUNTS_PART),
         salt_key=salt_key if settings.cache_salt else None,
     )
 

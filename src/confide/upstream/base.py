@@ -1,7 +1,7 @@
 """What the gateway needs of an upstream, whatever its kind."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -230,10 +230,11 @@ class Upstream(Protocol):
 class TokenCounting(Protocol):
     """An upstream inside this process that counts the tokens of a prompt itself; others are asked over a relay."""
 
-    async def count_tokens(self, body: bytes) -> int:
-        """The tokens that a chat request with this body has for its prompt.
+    async def count_tokens(self, chat_body: Callable[[], bytes]) -> int:
+        """The tokens that a chat request has for its prompt. `chat_body`: makes its body, beside the event loop.
 
-        Raises InvalidRequest, also for what cannot be counted, NotReady, UpstreamFailed or UpstreamTimeout.
+        Raises InvalidRequest, also for what cannot be counted, LimitReached or NotReady where too many are waiting,
+        UpstreamFailed or UpstreamTimeout.
         """
 
 

@@ -13,7 +13,7 @@ import msgspec
 from confide.config import Config
 from confide.errors import InvalidRequest, UpstreamTimeout, WireError
 from confide.gateway.auth import Authenticator
-from confide.gateway.exits import NOT_ACCEPTED, in_our_terms, outcome_of, told, why_stopped
+from confide.gateway.exits import NOT_ACCEPTED, in_our_terms, outcome_of, told, why_stopped, write_line
 from confide.gateway.keysets import CurrentKeyset
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable, ServedModel
@@ -78,8 +78,12 @@ class CountRoute:
         writer = Outgoing(send, passage.entry, connection, standing.headers)
         try:
             await self._to_its_end(scope, receive, writer, passage)
+        except asyncio.CancelledError:
+            passage.reason = "torn_down"
+            raise
         finally:
             self._lifecycle.leave(passage.entry)
+            write_line(self._log, self.endpoint, writer, passage, ended=self._now())
 
     async def _to_its_end(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         """The number, or what takes its place; outside of the handler, as on the prompt path."""
@@ -181,10 +185,13 @@ class CountRoute:
 
 
 async def counted_here(upstream: TokenCounting, prompt: Prompt) -> int:
-    """By the chat request that the prompt becomes. Raises WireError, which names members as the client does."""
-    asked = prompt.asked
-    request = asked if isinstance(asked, CountTokensRequest) else parse_count_tokens(prompt.body)
+    """By the chat request that the prompt becomes. Raises WireError, which names members as the client does.
+
+    While it waits for its turn only the bytes of it are kept: what they decode to may be ten times as much.
+    """
+    body = prompt.body
+    prompt.let_go()
     try:
-        return await upstream.count_tokens(request.chat_body())
+        return await upstream.count_tokens(lambda: parse_count_tokens(body).chat_body())
     except WireError as error:
         raise renamed(error, RENAMED) from None

@@ -54,7 +54,8 @@ READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
 
 class Relay:
     """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's, which
-    goes in `key_header`. `is_probed_as_messages`: a probe, too, says which version of Messages it speaks.
+    goes in `key_header`. `is_probed_as_messages`: a probe, too, says which version of Messages it speaks. `max_counts`:
+    of tokens, at a time.
 
     `salt_key`: 32 bytes for engines that take `cache_salt`, so that no tenant meets another's cached prompts
     (what-users-ask 23); None for others.
@@ -69,6 +70,7 @@ class Relay:
         api_key: str | None = None,
         key_header: KeyHeader = "authorization",
         is_probed_as_messages: bool = False,
+        max_counts: int = 1,
         salt_key: bytes | None = None,
     ) -> None:
         self.channel = channel
@@ -79,6 +81,8 @@ class Relay:
         self._headers: Headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
         self.probe_headers: Headers = (*credential, CURRENT) if is_probed_as_messages else credential
         self._salt_key = salt_key
+        self.max_counts = max_counts
+        self.counts = 0  # under way
         self.on_wrong_key: Callable[[], None] | None = None
 
     def accept(self, prompt: Prompt, model: str, *, within_s: float | None = None) -> "RelayedAnswer":
@@ -268,7 +272,7 @@ class RelayedAnswer:
             self._relay.on_wrong_key()  # verified again at once, and asked again if that holds
             return Unserved(UpstreamFailed(FAILED), "another TLS key", is_stale=True)
         if isinstance(error, NoneFree):  # the bound is ours: the engine is no less well for it
-            return Unserved(NotReady(BUSY, retry_after_s=ROOM_AFTER_S), "no connection free")
+            return none_free()
         if isinstance(error, NotConnected):
             self._health.failed()
             return Unserved(UpstreamFailed(FAILED), "no connection")
@@ -283,15 +287,22 @@ class RelayedCount(RelayedAnswer):
     """The question how many tokens a prompt has, on its way to the engine; `complete` has the number in its tally.
 
     Engines limit it apart from prompts, and may lack it. So what it meets is no word on how prompts fare, and rests or
-    leaves no upstream alone, but that one which counts is there.
+    leaves no upstream alone, but that one which counts is there. Nor are all connections theirs: a prompt finds one.
     """
 
     most_bytes = COUNT_MOST_BYTES
 
     async def complete(self, tally: Tally) -> bytes:
         """See RelayedAnswer.complete."""
-        body = await super().complete(tally)
-        self._relay.health.succeeded()
+        relay = self._relay
+        if relay.counts >= relay.max_counts:
+            raise none_free()
+        relay.counts += 1
+        try:
+            body = await super().complete(tally)
+        finally:
+            relay.counts -= 1
+        relay.health.succeeded()
         return body
 
     def _refusal(self, exchange: Exchange, body: bytes) -> Unserved | WireError:
@@ -305,6 +316,11 @@ def credential_in(header: KeyHeader, key: str) -> tuple[bytes, bytes]:
     if header == "x-api-key":
         return b"x-api-key", key.encode()
     return b"authorization", b"Bearer " + key.encode()
+
+
+def none_free() -> Unserved:
+    """As many requests are under way as may be."""
+    return Unserved(NotReady(BUSY, retry_after_s=ROOM_AFTER_S), "no connection free")
 
 
 def is_before_sending(error: ChannelError) -> bool:
