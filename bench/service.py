@@ -54,6 +54,7 @@ def upstream(path: str, closing: contextlib.AsyncExitStack) -> EmbeddedUpstream:
         channel=channel,
         engine=Ready(),
         slots=Slots(MOST_STREAMS, queue=0, timeout_s=60),
+        counting=Slots(1, queue=0, timeout_s=60),
         facts=EngineFacts(special_pattern(SPECIAL)),
         api_key="engine-key",
         max_n=16,

@@ -175,6 +175,7 @@ async def serving_scripted(
             channel=channel,
             engine=switch,
             slots=slots,
+            counting=Slots(1, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s),
             facts=EngineFacts(special_pattern(SPECIAL), takes_images=takes_images, reasons=reasons),
             api_key="engine-key",
             max_n=config.limits.max_n,

@@ -24,7 +24,7 @@ from gateway_app import MODEL, ScriptedGateway, answering, bearer, chat, event, 
 from scripted import CLOSE, HANG, LAST_CHUNK, Script, response, sse_head
 
 SOURCE = Path(__file__).parent.parent.parent / "src" / "confide"
-PATH = "/v1/chat/completions"
+PATH, COUNT = "/v1/chat/completions", "/v1/messages/count_tokens"
 MARK = "canary"
 ANSWER = "canary-answer"
 TEXTS = {
@@ -218,6 +218,19 @@ REFUSED: dict[str, tuple[dict[str, object] | bytes, int]] = {
 async def test_a_refusal_repeats_nothing(observed: Observed, body: dict[str, object] | bytes, status: int) -> None:
     assert (await observed.ask(body)).status_code == status
     assert observed.gateway.outcomes() == ["refused"]
+    observed.assert_clean()
+
+
+async def test_a_count_of_tokens_leaves_nothing_behind(observed: Observed) -> None:
+    engine = observed.gateway.engine
+    engine.choose = lambda seen: [response(b'{"prompt":"canary"}' if b"template" in seen.target else b'{"tokens":[1]}')]
+    asked: dict[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": TEXTS["prompt"]}]}
+    for members, status in (({}, 200), ({"max_tokens": "canary"}, 400), ({"model": "canary-model"}, 404)):
+        assert (await observed.ask(asked | members, path=COUNT)).status_code == status
+    engine.choose = lambda _: [response(b'{"error":{"code":400,"message":"canary-prompt"}}', status=b"400 canary")]
+    assert (await observed.ask(asked, path=COUNT)).status_code == 400
+    assert TEXTS["prompt"].encode() in engine.requests[0].body  # the twin: it went where it should
+    assert observed.gateway.outcomes() == ["complete", "refused", "refused", "refused"]
     observed.assert_clean()
 
 

@@ -71,7 +71,12 @@ def test_one_that_lists_others_is_told_which(upstream: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("status", "words", "remedy"),
-    [(401, "refuses the key", "key_env"), (403, "refuses the key", "key_env"), (503, "status 503", "log")],
+    [
+        (401, "refuses the key", "key_env"),
+        (401, "refuses the key", "key_header"),
+        (403, "refuses the key", "key_env"),
+        (503, "status 503", "log"),
+    ],
 )
 def test_one_that_refuses_or_fails(upstream: Engine, status: int, words: str, remedy: str) -> None:
     upstream.listed = (status, b"{}")
@@ -79,6 +84,12 @@ def test_one_that_refuses_or_fails(upstream: Engine, status: int, words: str, re
     assert finding.status == "warn"
     assert words in finding.found
     assert remedy in str(finding.remedy)
+
+
+def test_one_that_lists_a_page_of_them_may_have_others(upstream: Engine) -> None:
+    upstream.listed = (200, json.dumps({"data": [{"id": "m0", "type": "model"}], "has_more": True}).encode())
+    finding = found(local(upstream.port), wanted="m99")
+    assert (finding.status, "lists" in finding.found) == ("ok", False)
 
 
 def test_one_that_is_not_to_be_probed_is_not_asked(upstream: Engine) -> None:
@@ -145,6 +156,16 @@ def test_one_that_proves_itself_is_given_its_key(service: AttestedService, monke
     monkeypatch.setenv("ITS_KEY", "sk-secret")
     assert found(aci(service, key_env="ITS_KEY"), wanted=MODEL).status == "ok"
     assert [seen.path for seen in service.seen if "sk-secret" in str(seen.headers)] == ["/v1/models"]
+
+
+def test_one_of_anthropics_shape_is_asked_as_such(service: AttestedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ITS_KEY", "sk-secret")
+    keys: dict[str, Any] = {"key_env": "ITS_KEY", "key_header": "x-api-key", "surfaces": ("messages",)}
+    assert found(aci(service, **keys), wanted=MODEL).status == "ok"
+    [asked] = [seen for seen in service.seen if seen.path == "/v1/models"]
+    assert (asked.headers["x-api-key"], asked.headers["anthropic-version"]) == ("sk-secret", "2023-06-01")
+    assert "authorization" not in asked.headers
+    assert [seen for seen in service.seen if "sk-secret" in str(seen.headers)] == [asked]
 
 
 def test_one_that_does_not_fails_and_is_given_no_key(service: AttestedService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from running import Running, home_with_weights, running
 pytestmark = [pytest.mark.engine, needs_proc]
 
 MODEL, VECTORS = "confide/smollm2-135m", "confide/all-minilm-l6-v2"
-EMBEDDINGS = "/v1/embeddings"
+EMBEDDINGS, COUNT = "/v1/embeddings", "/v1/messages/count_tokens"
 ONE_SLOT = """
 [server]
 workers = 2
@@ -92,6 +92,20 @@ def test_the_slot_of_a_killed_worker_is_free(service: Running) -> None:
         until(lambda: pids(service)[1] != killed)
         with callers(service, model=MODEL):
             assert len(engines_of(service)) == 1
+
+
+def test_every_worker_counts_tokens_and_they_take_turns(service: Running) -> None:
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "hello world " * 2000}]}
+    with callers(service, model=MODEL) as by_worker:
+        answers = [client.post(COUNT, json=asked, timeout=60) for client in by_worker.values()]
+        assert {answer.status_code for answer in answers} == {200}
+        with ThreadPoolExecutor(12) as pool:
+            posted = [pool.submit(httpx2.post, service.url + COUNT, json=asked, timeout=60) for _ in range(12)]
+            flood = [future.result() for future in posted]
+        assert 200 in {answer.status_code for answer in flood} <= {200, 429}  # the queue has one place
+        assert len({answer.content for answer in [*answers, *flood] if answer.status_code == 200}) == 1
+        again = [client.post(COUNT, json=asked, timeout=60).status_code for client in by_worker.values()]
+        assert again == [200, 200]
 
 
 def test_every_worker_knows_whether_the_engine_serves(service: Running) -> None:

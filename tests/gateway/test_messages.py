@@ -276,86 +276,6 @@ async def test_other_methods_are_refused(gateway: ScriptedGateway) -> None:
         assert (await gateway.client.get(path)).status_code == 405
 
 
-# Tokens
-
-
-async def count(gateway: Any, **members: object) -> httpx2.Response:
-    asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], **members}
-    answer: httpx2.Response = await gateway.client.post(COUNT, json=asked)
-    return answer
-
-
-async def test_the_tokens_of_the_engines_own_prompt_are_counted(gateway: ScriptedGateway) -> None:
-    gateway.follow([response(b'{"prompt":"<s>Hello"}')], [response(b'{"tokens":[1,2,3]}')])
-    tool = {"name": "f", "input_schema": {"type": "object"}}
-    answer = await count(gateway, system="Be brief.", tools=[tool])
-    assert (answer.status_code, answer.json()) == (200, {"input_tokens": 3})
-    assert "x-receipt-id" not in answer.headers
-    template, tokens = gateway.engine.requests[-2:]
-    assert (template.target, tokens.target) == (b"/apply-template", b"/tokenize")
-    shown = json.loads(template.body)
-    assert [message["role"] for message in shown["messages"]] == ["system", "user"]
-    assert shown["chat_template_kwargs"]["tools"][0]["function"]["name"] == "f"
-    assert json.loads(tokens.body) == {"content": "<s>Hello", "add_special": True, "parse_special": True}
-
-
-async def test_what_cannot_be_counted_is_said(gateway: ScriptedGateway) -> None:
-    image = {"type": "image", "source": {"type": "url", "url": "https://a"}}
-    for members, status, says in (
-        ({"model": "none"}, 404, "model"),
-        ({"max_tokens": 1}, 400, "max_tokens"),
-        ({"messages": [{"role": "user", "content": [image]}]}, 400, "messages: the tokens of an image"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, 400, "thinking: this model"),
-        ({"system": "x" * 300_000}, 400, "messages: the prompt has"),
-    ):
-        answer = await count(gateway, **members)
-        assert answer.status_code == status
-        assert error_of(answer)["message"].startswith(says)
-    answer = await count(gateway, provider={"aci_session_ids": ["0" * 64]})
-    assert (answer.status_code, answer.json()["error"]["type"]) == (412, "session_not_accepted")
-
-
-@pytest.mark.parametrize(
-    ("scripts", "status"),
-    [
-        ([[response(b'{"error":{"code":400}}', status=b"400 Bad Request")]], 400),
-        ([[response(b'{"prompt":"a"}')], [response(b"{}", status=b"500 Internal Server Error")]], 502),
-        ([[response(b'{"prompt":"a"}')], [response(b"no")]], 502),
-        ([[response(b"{}")]], 502),
-        ([[CLOSE]], 502),
-    ],
-    ids=str,
-)
-async def test_an_engine_that_does_not_count_is_an_error(
-    gateway: ScriptedGateway, scripts: list[Script], status: int
-) -> None:
-    gateway.follow(*scripts)
-    answer = await count(gateway)
-    assert answer.status_code == status
-    assert error_of(answer)["type"] == ("invalid_request_error" if status == 400 else "api_error")
-
-
-async def test_a_service_that_ends_counts_nothing(tmp_path: Path) -> None:
-    async with serving_scripted(tmp_path, answering("Hi")) as gateway:
-        gateway.switch.is_ready = False
-        answer = await count(gateway)
-        assert (answer.status_code, error_of(answer)["type"]) == (503, "api_error")
-        assert answer.headers["retry-after"] == "2"
-
-
-async def test_a_fault_of_ours_is_recorded_without_its_text(
-    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(*_: object) -> int:
-        raise ValueError("canary-b7f2")
-
-    monkeypatch.setattr("confide.upstream.kinds.embedded.EmbeddedUpstream.count_tokens", fail)
-    answer = await count(gateway)
-    assert (answer.status_code, error_of(answer)["type"]) == (500, "api_error")
-    assert "canary-b7f2" not in answer.text + gateway.log_text()
-    assert '"ValueError"' in gateway.log_text()
-
-
 # Engines of others
 
 
@@ -375,9 +295,6 @@ async def test_an_engine_that_speaks_chat_answers_and_does_not_see_this_surface(
         assert [each["type"] for each in events(streaming.content)][-1] == "message_stop"
         assert [seen.target for seen in engine.requests] == [b"/v1/chat/completions"] * 2
         assert json.loads(engine.requests[1].body)["stream_options"] == {"include_usage": True}
-        refused = await count(gateway)
-        assert refused.status_code == 400
-        assert "cannot be counted" in error_of(refused)["message"]
 
 
 @pytest.mark.parametrize(

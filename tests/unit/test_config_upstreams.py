@@ -82,6 +82,8 @@ def test_a_local_engine_is_near(tmp_path: Path, url: str) -> None:
         (LOCAL.replace("http://", "http://user:secret@") + model('"a"'), ["number 1, base_url", "without credentials"]),
         (LOCAL.replace("8000", "99999") + model('"a"'), ["[[upstream]] a", "not a URL with a host and a port"]),
         (LOCAL + 'key_env = "A"\nkey_file = "/b"\n' + model('"a"'), ["key_env and key_file"]),
+        (LOCAL + 'key_env = "A"\nkey_header = "cookie"\n' + model('"a"'), ["key_header", "'cookie'", "x-api-key"]),
+        (LOCAL + 'key_header = "x-api-key"\n' + model('"a"'), ["[[upstream]] a", "key_header", "no key"]),
         (LOCAL + "nonsense = 1\n" + model('"a"'), ["[[upstream]] number 1", "'nonsense'", "base_url"]),
         (LOCAL.replace('"local"', '"remote"') + model('"a"'), ["number 1, kind", "'remote'", "legacy-proxy"]),
         (OPENAI + model('"c"', "tee_only = true\n"), ["[[model]] m", "tee_only"]),
@@ -113,6 +115,12 @@ def test_the_credential_of_an_upstream_comes_from_a_variable_or_a_file(tmp_path:
     (tmp_path / "key").write_text("sk-2\n")
     in_file = load(tmp_path, LOCAL + f'key_file = "{tmp_path}/key"\n' + model('"a"')).upstream[0]
     assert config.upstream_key(in_file, {}) == "sk-2"
+
+
+def test_the_credential_goes_as_a_bearer_unless_another_header_is_named(tmp_path: Path) -> None:
+    [bearer] = load(tmp_path, LOCAL + 'key_env = "A"\n' + model('"a"')).upstream
+    [named] = load(tmp_path, LOCAL + 'key_env = "A"\nkey_header = "x-api-key"\n' + model('"a"')).upstream
+    assert (bearer.key_header, named.key_header) == ("authorization", "x-api-key")
 
 
 def test_a_key_or_root_that_is_not_there_is_found_before_anything_slow(tmp_path: Path) -> None:

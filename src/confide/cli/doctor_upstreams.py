@@ -29,7 +29,7 @@ from confide.verifier.policy import HARDWARE_ROOTS
 UNUSED_SALT = bytes(32)
 NAMES_MOST = 8
 WHERE = "correct base_url"
-KEY_REMEDY = "Give it the upstream's key by key_env or key_file."
+KEY_REMEDY = "Give it the upstream's key by key_env or key_file; key_header says in which header it goes."
 
 
 def upstreams(config: Config) -> Sequence[Finding]:
@@ -158,19 +158,21 @@ class Listed(msgspec.Struct):
 
 class List(msgspec.Struct):
     data: list[Listed] = []
+    has_more: bool = False  # services of Anthropic's shape show a page of them
 
 
 def models(check: str, where: str, body: bytes, settings: Upstream, config: Config) -> Finding:
     """Whether it lists the models that it is to serve; one that lists none in OpenAI's form is not asked further."""
     try:
-        listed = [each.id for each in msgspec.json.decode(body, type=List).data]
+        page = msgspec.json.decode(body, type=List)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        listed = []
+        page = List()
+    listed = [each.id for each in page.data]
     wanted = {
         str(choice.upstream_model) for model in config.model for choice in model.choices if choice.name == settings.name
     }
     absent = sorted(wanted.difference(listed))
-    if listed and absent:
+    if listed and absent and not page.has_more:
         names = ", ".join(listed[:NAMES_MOST]) + (", …" if len(listed) > NAMES_MOST else "")
         return warn(check, f"{where}, but does not list {', '.join(absent)}", f"Set upstream_model to one of: {names}.")
-    return ok(check, f"{where}, lists {', '.join(sorted(wanted))}" if listed else where)
+    return ok(check, f"{where}, lists {', '.join(sorted(wanted))}" if listed and not absent else where)

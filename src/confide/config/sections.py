@@ -114,6 +114,7 @@ class Pricing(Section, frozen=True):
 
 Kind = Literal["embedded", "local", "aci", "legacy-proxy", "openai"]
 Surface = Literal["chat", "completions", "embeddings", "messages", "responses"]  # what an engine speaks itself
+KeyHeader = Literal["authorization", "x-api-key"]
 DIRECT_KINDS = ("embedded", "local")
 ATTESTED_KINDS = ("aci", "legacy-proxy")
 EMBEDDED = "embedded"  # the upstream of a model that names none
@@ -127,6 +128,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     base_url: BaseUrl | None = None
     key_env: Variable | None = None
     key_file: FilePath | None = None
+    key_header: KeyHeader = "authorization"  # where the key goes, there as a bearer
     connect_timeout_s: Seconds = 5.0
     first_byte_timeout_s: Seconds = 120.0
     idle_timeout_s: Seconds = 60.0

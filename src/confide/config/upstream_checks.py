@@ -39,6 +39,11 @@ def check_upstream(upstream: Upstream) -> None:
         raise ConfigError(f"{where}: the key base_url is missing", remedy=DESCRIBED)
     if upstream.key_env is not None and upstream.key_file is not None:
         raise ConfigError(f"{where}: got key_env and key_file, expected one of them", remedy="Leave one out.")
+    if upstream.key_header != "authorization" and upstream.key_env is None and upstream.key_file is None:
+        raise ConfigError(
+            f"{where}: key_header says where a key goes, and there is no key",
+            remedy="Name one by key_env or key_file, or leave key_header out.",
+        )
     check_address(where, upstream.kind, upstream.base_url)
     check_verification(where, upstream)
 

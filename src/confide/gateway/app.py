@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from confide.attester.base import Attester
 from confide.attester.nvidia import GpuCollector
@@ -21,7 +22,8 @@ from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.gateway.lifecycle import Lifecycle
 from confide.gateway.models import ModelTable
 from confide.gateway.pipeline import PromptRoute
-from confide.gateway.routes import about, aci, count_tokens, models, proof, reference
+from confide.gateway.routes import about, aci, models, proof, reference
+from confide.gateway.routes.count_tokens import CountRoute
 from confide.gateway.surfaces.base import Surface
 from confide.gateway.surfaces.chat import ChatCompletions
 from confide.gateway.surfaces.completions import Completions
@@ -73,7 +75,7 @@ class Gateway:
         self._log = log
         messages = Messages()
         surfaces: tuple[Surface, ...] = (ChatCompletions(), Completions(), Embeddings(), Responses(), messages)
-        self._prompts = {
+        self._prompts: dict[str, ASGIApp] = {
             surface.endpoint: PromptRoute(
                 surface,
                 config=config,
@@ -88,19 +90,22 @@ class Gateway:
             )
             for surface in surfaces
         }
+        count = CountRoute(
+            messages,
+            config=config,
+            authenticator=authenticator,
+            models=models_served,
+            keyset=self.keyset,
+            lifecycle=lifecycle,
+            log=log,
+            now=now,
+        )
+        self._prompts[count.endpoint] = count
         self._others = Starlette(
             routes=[
                 *about.routes(self.readiness, self.keyset),
                 *reference.routes(),
                 *models.routes(models_served, app_id=attester.app_id),
-                *count_tokens.routes(
-                    messages,
-                    authenticator=authenticator,
-                    models=models_served,
-                    lifecycle=lifecycle,
-                    log=log,
-                    max_body_bytes=config.server.max_body_bytes,
-                ),
                 *aci.routes(
                     attester=attester,
                     current=self.keyset,

@@ -7,7 +7,7 @@ them along, and all start again. One process has the child (`supervised`); any t
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from confide.upstream.kinds.embedded_embeddings import AT_A_TIME, EmbeddedEmbedd
 HERMES = Path(__file__).parent.parent / "engine" / "hermes.jinja"
 # None is reused: llama.cpp closes a connection after two requests, unannounced, and a request would race with that.
 ENGINE_IDLE_CONNECTIONS = 0
+COUNTS_AT_A_TIME = 1  # of tokens: a core is busy with each
 CHATML_OPEN = "<|im_start|>"
 WORDPIECE = "bert"  # tokenizer.ggml.model
 
@@ -114,9 +115,9 @@ async def supervised(plans: Sequence[EnginePlan], log: Log) -> AsyncIterator[Sup
 
 @contextlib.asynccontextmanager
 async def reached(
-    plan: EnginePlan, config: Config, images: ImageFetcher, *, engine: EngineState, slots: EngineSlots
+    plan: EnginePlan, config: Config, images: ImageFetcher, *, engine: EngineState, slots: Mapping[str, EngineSlots]
 ) -> AsyncIterator[Upstream]:
-    """The upstream that speaks to a planned model, whoever keeps its process alive."""
+    """The upstream that speaks to a planned model, whoever keeps its process alive. `slots`: see `turns_of`."""
     channel = Channel(
         UnixAddress(plan.settings.socket_path),
         timeouts=Timeouts(first_byte_s=config.limits.first_byte_timeout_s, idle_s=config.limits.idle_timeout_s),
@@ -131,7 +132,13 @@ async def reached(
 
 
 def text_from(
-    plan: EnginePlan, config: Config, images: ImageFetcher, *, channel: Channel, engine: EngineState, slots: EngineSlots
+    plan: EnginePlan,
+    config: Config,
+    images: ImageFetcher,
+    *,
+    channel: Channel,
+    engine: EngineState,
+    slots: Mapping[str, EngineSlots],
 ) -> Upstream:
     """The upstream of a model that generates text."""
     takes_images = "image" in plan.model.modalities
@@ -142,7 +149,8 @@ def text_from(
     return EmbeddedUpstream(
         channel=channel,
         engine=engine,
-        slots=slots,
+        slots=slots[plan.model.id],
+        counting=slots[counts_of(plan)],
         facts=facts,
         api_key=plan.settings.api_key,
         max_n=config.limits.max_n,
@@ -159,13 +167,13 @@ def vectors_from(
     *,
     channel: Channel,
     engine: EngineState,
-    slots: EngineSlots,
+    slots: Mapping[str, EngineSlots],
 ) -> Upstream:
     """The upstream of a model that makes vectors."""
     return EmbeddedEmbeddings(
         channel=channel,
         engine=engine,
-        slots=slots,
+        slots=slots[plan.model.id],
         api_key=plan.settings.api_key,
         tokenizer=tokenizer_of(plan),
         context_length=plan.settings.context_length,
@@ -175,15 +183,22 @@ def vectors_from(
     )
 
 
-def slots_of(plan: EnginePlan, config: Config) -> Slots:
-    """The slots of one model."""
-    count = slot_count(plan, config)
-    return Slots(count, queue=config.limits.queue, timeout_s=config.limits.queue_timeout_s)
+def slots_of(plan: EnginePlan, config: Config) -> Mapping[str, Slots]:
+    """The slots of one model, as `turns_of` calls them."""
+    queue, timeout_s = config.limits.queue, config.limits.queue_timeout_s
+    return {name: Slots(count, queue=queue, timeout_s=timeout_s) for name, count in turns_of(plan, config).items()}
 
 
-def slot_count(plan: EnginePlan, config: Config) -> int:
-    """Generations at a time, or batches."""
-    return AT_A_TIME if plan.model.kind == "embeddings" else config.engine.slots
+def turns_of(plan: EnginePlan, config: Config) -> Mapping[str, int]:
+    """How much its engine does at a time, whoever asks: generations or batches, by the model's id, and counts."""
+    if plan.model.kind == "embeddings":
+        return {plan.model.id: AT_A_TIME}
+    return {plan.model.id: config.engine.slots, counts_of(plan): COUNTS_AT_A_TIME}
+
+
+def counts_of(plan: EnginePlan) -> str:
+    """What its turns to count tokens are called; no model's id has a space in it."""
+    return f"{plan.model.id} counts"
 
 
 def check_weights(installed: Sequence[Installed]) -> None:

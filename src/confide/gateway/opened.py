@@ -32,6 +32,7 @@ from confide.verifier.policy import HARDWARE_ROOTS, Policy, Serving
 
 DRAINED_EVERY_S = 0.1
 DEFAULT_PATH = "/v1"
+COUNTS_PART = 4  # one connection of so many may carry a count of tokens
 
 
 class Opened:
@@ -92,7 +93,7 @@ def open_plain(settings: configuration.Upstream, salt_key: bytes) -> Opened:
     address, _ = parse_base_url(settings.base_url or "")
     health = Health(time.monotonic)
     relay = open_relay(settings, address, health, salt_key, configuration.upstream_key(settings))
-    surfaces: frozenset[SurfaceName] = frozenset(settings.surfaces)
+    surfaces = surfaces_of(settings)
     upstream: Upstream = LocalUpstream(relay, health, description=f"{settings.name}, local", surfaces=surfaces)
     if settings.kind == "openai":
         upstream = OpenAiUpstream(settings.name, relay, health, surfaces=surfaces)
@@ -127,7 +128,7 @@ def open_attested(
         log=log,
         is_attested=set(settings.trust_roots) <= set(HARDWARE_ROOTS),
         answer_s=math.ceil(longest_answer_s(settings)),
-        surfaces=frozenset(settings.surfaces),
+        surfaces=surfaces_of(settings),
     )
     return Opened(
         settings,
@@ -153,7 +154,7 @@ def open_followed(
         now=now,
         log=log,
         is_attested=set(settings.trust_roots) <= set(HARDWARE_ROOTS),
-        surfaces=frozenset(settings.surfaces),
+        surfaces=surfaces_of(settings),
     )
     return Opened(settings, upstream, health, relay=lambda: upstream.relay, relays=lambda: upstream.relays)
 
@@ -180,6 +181,12 @@ def relays_to(settings: configuration.Upstream, health: Health, salt_key: bytes)
     assert isinstance(address, TlsAddress), "the configuration demands https"
     key = configuration.upstream_key(settings)
     return lambda pins: open_relay(settings, TlsAddress(address.host, address.port, pins), health, salt_key, key)
+
+
+def surfaces_of(settings: configuration.Upstream) -> frozenset[SurfaceName]:
+    """What it speaks itself: who speaks Messages counts tokens."""
+    spoken: frozenset[SurfaceName] = frozenset(settings.surfaces)
+    return spoken | {"count_tokens"} if "messages" in spoken else spoken
 
 
 def longest_answer_s(settings: configuration.Upstream) -> float:
@@ -225,6 +232,9 @@ def open_relay(
         health=health,
         base_path=parse_base_url(settings.base_url or "")[1],
         api_key=api_key,
+        key_header=settings.key_header,
+        is_probed_as_messages="messages" in settings.surfaces,
+        max_counts=max(1, settings.max_connections // COUNTS_PART),
         salt_key=salt_key if settings.cache_salt else None,
     )
 

@@ -26,19 +26,20 @@ from contextlib import aclosing
 
 from confide.attester.keys import LegacyKeys
 from confide.config import Config
-from confide.errors import (
-    InternalError,
-    InvalidRequest,
-    LimitReached,
-    NotReady,
-    RequestRefused,
-    SessionNotAccepted,
-    UpstreamNotVerified,
-    WireError,
-)
+from confide.errors import InternalError, SessionNotAccepted, UpstreamNotVerified, WireError
 from confide.gateway.auth import Authenticator
+from confide.gateway.exits import (
+    NOT_ACCEPTED,
+    in_our_terms,
+    is_receipt_due,
+    none_verified,
+    outcome_of,
+    told,
+    why_stopped,
+    write_line,
+)
 from confide.gateway.keysets import CurrentKeyset
-from confide.gateway.lifecycle import Lifecycle, Stop, shutting_down
+from confide.gateway.lifecycle import Lifecycle, Stop
 from confide.gateway.models import ModelTable, ServedModel
 from confide.gateway.outgoing import NO_E2EE, Comments, Outgoing
 from confide.gateway.passage import Passage, Receipts, random_parts, receipt_ids
@@ -52,17 +53,17 @@ from confide.gateway.wire import (
     connection_of,
     error_headers,
     read_body,
+    refuse_retired_headers,
 )
-from confide.protocol.receipt import Outcome, UpstreamEvent, not_verified_event
+from confide.protocol.receipt import Outcome
 from confide.protocol.serving import UNCONSTRAINED, parse_constraints
 from confide.store.base import Store
 from confide.telemetry.logs import Log
 from confide.upstream.base import Answering, Head, Prompt, Unserved
-from confide.upstream.router import Candidate, Route
+from confide.upstream.router import Candidate
 
 ID_BYTES = 16
 NOTHING = hashlib.sha256().digest()
-NOT_ACCEPTED = (UpstreamNotVerified, SessionNotAccepted)
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -114,7 +115,7 @@ class PromptRoute:
             raise
         finally:
             self._lifecycle.leave(passage.entry)
-            self._write_log(writer, passage)
+            write_line(self._log, self.endpoint, writer, passage, ended=self._now())
 
     async def _to_its_end(self, scope: Scope, receive: Receive, writer: Outgoing, passage: Passage) -> None:
         """The answer, or what takes its place.
@@ -130,7 +131,7 @@ class PromptRoute:
             if passage.entry.reason is Stop.CLIENT_STALLED:
                 connection_of(scope).abort()  # closing would wait for a client that does not read
         except Exception as error:  # noqa: BLE001 - the end of the prompt path: the unknown becomes internal_error
-            failure = self._in_our_terms(error)
+            failure = in_our_terms(error, self._log)
         if failure is not None:
             await self._fail(writer, passage, failure)
 
@@ -141,17 +142,10 @@ class PromptRoute:
             passage.entry.watch()
             await self._serve(prompt, served, writer, passage)
         except asyncio.CancelledError:
-            match passage.entry.take_back():
-                case None:
-                    raise
-                case Stop.CLIENT_GONE:
-                    raise ClientGone from None
-                case Stop.CLIENT_STALLED:
-                    passage.reason = "client_stalled"
-                    raise ClientGone from None
-                case Stop.DRAIN:
-                    passage.reason = "drain"
-                    raise shutting_down() from None
+            stopped = why_stopped(passage)
+            if stopped is None:
+                raise
+            raise stopped from None
 
     async def _admit(self, scope: Scope, receive: Receive, passage: Passage) -> tuple[Prompt, ServedModel]:
         """Everything before anybody else is contacted: who asks, what is asked, who can answer.
@@ -179,6 +173,7 @@ class PromptRoute:
             constraints=constraints,
             tenant=passage.principal.credential_sha256 or b"",
             tee_only=served.tee_only,
+            headers=self._surface.passed(scope["headers"]),
         )
         return prompt, served
 
@@ -316,75 +311,7 @@ class PromptRoute:
         try:
             await self._receipts.keep(passage, response_sha256, outcome, has_id=has_id)
         except Exception as error:  # noqa: BLE001 - this is the way out: whatever failed, the client still needs its end
-            failure = self._in_our_terms(error)
+            failure = in_our_terms(error, self._log)
             passage.reason = passage.reason or failure.type
             return failure
         return None
-
-    def _in_our_terms(self, error: Exception) -> WireError:
-        """What the client is told of `error`. Of the unknown the log gets the type: its text may hold anything."""
-        if isinstance(error, WireError):
-            return error
-        self._log.write("fault", error=type(error).__name__)
-        return InternalError("something went wrong on our side; it was recorded")
-
-    def _write_log(self, writer: Outgoing, passage: Passage) -> None:
-        self._log.write(
-            "request",
-            endpoint=self.endpoint,
-            outcome=passage.outcome,
-            reason=passage.reason,
-            receipt=passage.receipt_id if passage.has_proof else None,
-            status=writer.status or None,
-            id=passage.own_id,
-            model=passage.model_id,
-            key_id=passage.principal.key_id if passage.principal else None,
-            stream=passage.stream,
-            ms=round((self._now() - passage.began) * 1000, 1),
-            prompt_tokens=passage.tally.prompt_tokens,
-            completion_tokens=passage.tally.completion_tokens,
-        )
-
-
-def outcome_of(error: WireError, passage: Passage) -> Outcome:
-    """A request that was turned away is refused; one that inference was to answer, or that we broke, failed."""
-    is_before = isinstance(error, NotReady | UpstreamNotVerified) and not passage.is_forwarded
-    turned_away = isinstance(error, RequestRefused) or is_before
-    return "refused" if turned_away else "failed"
-
-
-def is_receipt_due(error: WireError, passage: Passage) -> bool:
-    """Not for a request that broke a rule, nor for one that was never understood. Once inference had it, always: that a
-    prompt is too long for the model shows only there (wire contract 7.6, backend errors).
-    """
-    is_rule_broken = isinstance(error, RequestRefused) and not isinstance(error, SessionNotAccepted | LimitReached)
-    is_served = passage.is_forwarded or not is_rule_broken
-    return passage.receipt_id is not None and is_served and passage.reason != "store"
-
-
-def none_verified(prompt: Prompt) -> UpstreamEvent:
-    """What the receipt says where there was no upstream to ask."""
-    required = prompt.is_verification_required
-    return not_verified_event(None, prompt.head.model, required=required, reason="no upstream was available")
-
-
-def told(failures: list[Unserved], route: Route) -> WireError:
-    """What the client is told when no upstream served: of the last that was given the prompt, if one was.
-
-    That nothing was forwarded can be said only where that is so.
-    """
-    if not failures:
-        return route.none_available()
-    asked = [failure.error for failure in failures if not isinstance(failure.error, NOT_ACCEPTED)]
-    unpinned = [failure.error for failure in failures if isinstance(failure.error, SessionNotAccepted)]
-    return (asked or unpinned or [failures[-1].error])[-1]
-
-
-def refuse_retired_headers(scope: Scope) -> None:
-    """`X-Upstream-Verification` asked for something that is now asked in the body (wire contract 2)."""
-    for name, _ in scope["headers"]:
-        if name == b"x-upstream-verification":
-            raise InvalidRequest(
-                "the header X-Upstream-Verification is retired; use the member `provider` of the body",
-                param="X-Upstream-Verification",
-            )

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from confide.errors import RefusedByUpstream, RequestTooLarge, WireError
+from confide.errors import InvalidRequest, RefusedByUpstream, RequestTooLarge, WireError
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -84,6 +84,16 @@ def connection_of(scope: Scope) -> Connection:
 
 class ClientGone(Exception):
     """The client closed its connection before the request was whole."""
+
+
+def refuse_retired_headers(scope: Scope) -> None:
+    """`X-Upstream-Verification` asked for something that is now asked in the body (wire contract 2)."""
+    for name, _ in scope["headers"]:
+        if name == b"x-upstream-verification":
+            raise InvalidRequest(
+                "the header X-Upstream-Verification is retired; use the member `provider` of the body",
+                param="X-Upstream-Verification",
+            )
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

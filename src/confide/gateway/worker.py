@@ -47,7 +47,7 @@ from confide.gateway.control import (
     Verify,
     WrongKey,
 )
-from confide.gateway.engines import EnginePlan, reached, slot_count
+from confide.gateway.engines import EnginePlan, reached, turns_of
 from confide.gateway.forkserver import Start
 from confide.gateway.listening import run_server
 from confide.gateway.models import ModelTable
@@ -122,13 +122,9 @@ class Worker:
         limits = shared.config.limits
         self._engine = FollowedEngine()
         self._slots = {
-            plan.model.id: SharedSlots(
-                plan.model.id,
-                slot_count(plan, shared.config),
-                queue=limits.queue,
-                ask=lambda asked: self._line.send(asked),
-            )
+            name: SharedSlots(name, count, queue=limits.queue, ask=lambda asked: self._line.send(asked))
             for plan in shared.plans
+            for name, count in turns_of(plan, shared.config).items()
         }
         self._ending = asyncio.Event()
         self._is_service_ending = False
@@ -203,11 +199,10 @@ class Worker:
         """The upstreams of the embedded models, by the model's id."""
         images = images_of(self._config)
         return {
-            name: await closing.enter_async_context(
-                reached(plan, self._config, images, engine=self._engine, slots=self._slots[name])
+            plan.model.id: await closing.enter_async_context(
+                reached(plan, self._config, images, engine=self._engine, slots=self._slots)
             )
             for plan in self._shared.plans
-            for name in [plan.model.id]
         }
 
     async def _close_when_alone(self, door: Door) -> None:

@@ -91,7 +91,8 @@ async def lead(shared: Shared, control: socket.socket, announce: Announce, log: 
         upstreams = await closing.enter_async_context(
             open_upstreams(verified_here(config), store=store, now=now_s, log=log)
         )
-        services = {plan.model.id: SlotService(plan.model.id, slots_of(plan, config)) for plan in shared.plans}
+        slots = {name: each for plan in shared.plans for name, each in slots_of(plan, config).items()}
+        services = {name: SlotService(name, each) for name, each in slots.items()}
         crew = Crew(config, forks, services, shared.counts, log)
         closing.push_async_callback(crew.kill)
         lead_upstreams(upstreams, crew)

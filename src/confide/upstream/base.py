@@ -1,13 +1,14 @@
 """What the gateway needs of an upstream, whatever its kind."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from confide.errors import SessionNotAccepted, WireError
+from confide.errors import InvalidRequest, SessionNotAccepted, WireError
 from confide.protocol.chat_relayed import RelayedRequest
+from confide.protocol.messages_headers import Headers
 from confide.protocol.serving import UNCONSTRAINED, Constraints
 from confide.protocol.sse import DONE
 
@@ -25,10 +26,12 @@ __all__ = [
     "Unserved",
     "Upstream",
     "refuse_sessions",
+    "uncounted",
 ]
 
 Claim = Literal["direct", "aggregator"]
-SurfaceName = Literal["chat", "completions", "embeddings", "messages", "responses"]
+# `count_tokens` is not configured: whoever speaks `messages` has it, and so does the embedded engine.
+SurfaceName = Literal["chat", "completions", "count_tokens", "embeddings", "messages", "responses"]
 CHAT: frozenset[SurfaceName] = frozenset({"chat"})
 NOTHING = RelayedRequest(model="", stream=False, provider=None, members={})
 
@@ -57,7 +60,8 @@ class Asked(Protocol):
 class Prompt:
     """One admitted request, as upstreams get it. `sha256`: of `body`, 32 bytes. `tenant`: whose cached prompts it may
     share, any bytes. `tee_only`: only an attested upstream may have it, whatever the client says. `surface`: which one
-    `body` is written for. `ways`: the surfaces over which it can be answered.
+    `body` is written for. `ways`: the surfaces over which it can be answered. `headers`: of the client's, what an
+    upstream that speaks `surface` itself is given.
     """
 
     __slots__ = (
@@ -65,6 +69,7 @@ class Prompt:
         "body",
         "constraints",
         "head",
+        "headers",
         "is_connection_suspect",
         "sha256",
         "surface",
@@ -85,6 +90,7 @@ class Prompt:
         constraints: Constraints = UNCONSTRAINED,
         tenant: bytes = b"",
         tee_only: bool = False,
+        headers: Headers = (),
     ) -> None:
         self.body = body
         self.sha256 = sha256
@@ -95,6 +101,7 @@ class Prompt:
         self.constraints = constraints
         self.tenant = tenant
         self.tee_only = tee_only
+        self.headers = headers
         self.is_connection_suspect = False  # a pooled one may have been why the attempt before this one failed
 
     def retold(self, body: bytes, asked: Asked) -> "Prompt":
@@ -221,12 +228,13 @@ class Upstream(Protocol):
 
 @runtime_checkable
 class TokenCounting(Protocol):
-    """An upstream that can count the tokens of a prompt."""
+    """An upstream inside this process that counts the tokens of a prompt itself; others are asked over a relay."""
 
-    async def count_tokens(self, body: bytes) -> int:
-        """The tokens that a chat request with this body has for its prompt.
+    async def count_tokens(self, chat_body: Callable[[], bytes]) -> int:
+        """The tokens that a chat request has for its prompt. `chat_body`: makes its body, beside the event loop.
 
-        Raises InvalidRequest, also for what cannot be counted, NotReady, UpstreamFailed or UpstreamTimeout.
+        Raises InvalidRequest, also for what cannot be counted, LimitReached or NotReady where too many are waiting,
+        UpstreamFailed or UpstreamTimeout.
         """
 
 
@@ -237,3 +245,8 @@ def refuse_sessions(constraints: Constraints) -> None:
             "this service answers itself and has no attested sessions; leave aci_session_ids out",
             param="provider.aci_session_ids",
         )
+
+
+def uncounted() -> InvalidRequest:
+    """What a client is told whose prompt nobody can count."""
+    return InvalidRequest("tokens cannot be counted for this model: its upstream does not count them", param="model")

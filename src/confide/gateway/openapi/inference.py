@@ -5,7 +5,6 @@ from typing import Any
 from confide.gateway.openapi import answers, answers_messages, answers_responses, members
 from confide.gateway.openapi.documents import StreamError
 from confide.gateway.openapi.operations import (
-    COUNT_ERRORS,
     EVENT_STREAM,
     JSON,
     PROMPT_ERRORS,
@@ -133,14 +132,14 @@ COUNT_TOKENS = Operation(
     id="countTokens",
     tag=INFERENCE,
     summary="The tokens of a prompt",
-    description="Exactly what the embedded engine would count; for models of other upstreams it is refused. Nothing is "
-    "generated, and there is no receipt.",
+    description="Exactly what the embedded engine would count, or what an upstream says that speaks Messages itself; "
+    "for other models it is refused ([more](/docs/messages.md)). Nothing is generated, and there is no receipt.",
     access=Access.KEY,
     namespace="messages",
     body=members.COUNT_TOKENS,
     examples={"hello": {"model": MODEL, "messages": HELLO}},
     answers=(Answer(JSON, answers_messages.TokenCount),),
-    errors=COUNT_ERRORS,
+    errors=PROMPT_ERRORS,
     error_shape="messages",
 )
 EMBEDDINGS = Operation(

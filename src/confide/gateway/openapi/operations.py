@@ -90,17 +90,6 @@ PROMPT_ERRORS: tuple[type[WireError], ...] = (
     UpstreamNotVerified,
     UpstreamTimeout,
 )
-COUNT_ERRORS: tuple[type[WireError], ...] = (
-    InvalidRequest,
-    NotAuthenticated,
-    ModelNotFound,
-    SessionNotAccepted,
-    RequestTooLarge,
-    InternalError,
-    UpstreamFailed,
-    NotReady,
-    UpstreamTimeout,
-)
 
 # When each is told. RefusedByUpstream, an upstream's own words, has its statuses from `kinds/refusals.py`.
 WHEN: dict[type[WireError], str] = {

@@ -3,12 +3,13 @@
 A surface has no say in what is hashed, when a receipt is signed, or how an exit is left: that is the pipeline's.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 from confide.errors import WireError
 from confide.gateway.models import ModelTable
-from confide.gateway.wire import error_body
+from confide.gateway.wire import Header, error_body
+from confide.protocol.messages_headers import Headers
 from confide.protocol.sse import error_tail
 from confide.upstream.base import Answering, Asked, Prompt, SurfaceName
 from confide.upstream.router import Candidate
@@ -35,6 +36,9 @@ class Surface(Protocol):
         Raises InvalidRequest.
         """
 
+    def passed(self, headers: Iterable[Header]) -> Headers:
+        """Of the headers of a request, what an upstream that speaks this surface itself is given."""
+
     def accept(self, candidate: Candidate, prompt: Prompt) -> Awaitable[Answering]:
         """The answer as this surface has it. Raises what Upstream.accept raises."""
 
@@ -46,7 +50,11 @@ class Surface(Protocol):
 
 
 class OpenAiShaped:
-    """The errors of OpenAI's surfaces but one (wire contract 2.7, 4)."""
+    """What OpenAI's surfaces have in common, their errors above all (wire contract 2.7, 4)."""
+
+    def passed(self, _: Iterable[Header]) -> Headers:
+        """See Surface.passed. All that counts is in the body."""
+        return ()
 
     def error(self, error: WireError, _: str | None) -> bytes:
         """See Surface.error."""

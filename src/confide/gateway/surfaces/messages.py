@@ -1,9 +1,12 @@
 """`POST /v1/messages` (wire contract 3.5, 4): by way of chat, or passed through where an upstream speaks it itself."""
 
+from collections.abc import Iterable
+
 from confide.errors import SessionNotAccepted, UpstreamNotVerified, WireError
 from confide.gateway.surfaces.translated import Translated
-from confide.gateway.wire import error_body
+from confide.gateway.wire import Header, error_body
 from confide.protocol.messages_errors import messages_error, messages_tail
+from confide.protocol.messages_headers import Headers, messages_headers
 from confide.protocol.messages_request import RENAMED, MessagesRequest, new_message_id, parse_messages
 from confide.protocol.messages_translation import MessagesTranslation
 from confide.upstream.base import Answering, SurfaceName
@@ -26,6 +29,10 @@ class Messages(Translated[MessagesRequest]):
     def new_id(self, random: bytes) -> str:
         """See Surface.new_id."""
         return new_message_id(random)
+
+    def passed(self, headers: Iterable[Header]) -> Headers:
+        """See Surface.passed."""
+        return messages_headers(headers)
 
     def error(self, error: WireError, request_id: str | None) -> bytes:
         """See Surface.error."""

@@ -58,7 +58,7 @@ class EmbeddedUpstream:
     """Serves one model from a supervised engine over its private socket."""
 
     reads_body = False
-    surfaces: frozenset[SurfaceName] = frozenset({"chat", "completions"})
+    surfaces: frozenset[SurfaceName] = frozenset({"chat", "completions", "count_tokens"})
     is_attested = True
     serving: Claim = "direct"
 
@@ -68,6 +68,7 @@ class EmbeddedUpstream:
         channel: Channel,
         engine: EngineState,
         slots: EngineSlots,
+        counting: EngineSlots,
         facts: EngineFacts,
         api_key: str,
         max_n: int,
@@ -75,11 +76,12 @@ class EmbeddedUpstream:
         description: str,
         images: ImageFetcher | None = None,
     ) -> None:
-        """`images`: fetches them, None for a model that takes none."""
+        """`counting`: turns to count tokens. `images`: fetches them, None for a model that takes none."""
         self._channel = channel
         self._images = images
         self._engine = engine
         self.slots = slots
+        self.counting = counting
         self._facts = facts
         self.supported_parameters = facts.supported
         self._headers = ((b"authorization", b"Bearer " + api_key.encode()), (b"content-type", b"application/json"))
@@ -155,14 +157,21 @@ class EmbeddedUpstream:
             raise InvalidRequest("holds token ids that this model does not have", param="prompt")
         return decoded(body, Detokenized).content
 
-    async def count_tokens(self, body: bytes) -> int:
-        """See base.TokenCounting. The engine writes and takes apart the prompt as it would to answer it."""
-        request = parse_chat(body)
-        if any(isinstance(part, ImagePart) for message in request.messages for part in message.content or ()):
-            raise InvalidRequest("the tokens of an image cannot be counted; leave images out", param="messages")
-        refuse_longer(request, self.context_length)
-        engine_body = plan(request, self._facts).bodies[0]
-        shown = {name: engine_body[name] for name in PROMPTING if name in engine_body}
+    async def count_tokens(self, chat_body: Callable[[], bytes]) -> int:
+        """See base.TokenCounting. The engine writes and takes apart the prompt as it would to answer it.
+
+        That keeps a core of it busy, for seconds at worst, and does not stop when its client leaves. So one is counted
+        at a time, and a turn that was begun is given back only when the engine is done: many that come and leave would
+        keep it from its generations.
+        """
+        self._engine.check_ready()
+        await self.counting.acquire()
+        counting = asyncio.create_task(self._counted(chat_body), name="count tokens")
+        counting.add_done_callback(lambda _: self.counting.release())
+        return await asyncio.shield(counting)
+
+    async def _counted(self, chat_body: Callable[[], bytes]) -> int:
+        shown = await asyncio.to_thread(self._shown, chat_body)
         status, answer = await self._ask(b"/apply-template", shown)
         if status != 200:
             raise refused(answer, "messages")
@@ -171,6 +180,15 @@ class EmbeddedUpstream:
         if status != 200:
             raise refused(answer, "messages")
         return len(decoded(answer, Tokenized).tokens)
+
+    def _shown(self, chat_body: Callable[[], bytes]) -> EngineBody:
+        """What the engine's template sees of the prompt. Raises InvalidRequest. Takes long for many small messages."""
+        request = parse_chat(chat_body())
+        if any(isinstance(part, ImagePart) for message in request.messages for part in message.content or ()):
+            raise InvalidRequest("the tokens of an image cannot be counted; leave images out", param="messages")
+        refuse_longer(request, self.context_length)
+        engine_body = plan(request, self._facts).bodies[0]
+        return {name: engine_body[name] for name in PROMPTING if name in engine_body}
 
     async def _ask(self, path: bytes, body: EngineBody) -> tuple[int, bytes]:
         """Status and body of what the engine answers at once, without a slot. Raises WireError."""

@@ -3,6 +3,7 @@ stream whole.
 """
 
 from contextlib import suppress
+from typing import Annotated
 
 import msgspec
 
@@ -26,6 +27,13 @@ class ToldMessage(msgspec.Struct):
     message: msgspec.Raw = msgspec.Raw()
 
 
+class TokenCount(msgspec.Struct):
+    """What is read of an answer to `count_tokens`: a number that every reader of JSON holds exactly."""
+
+    input_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+
+
+decode_count = msgspec.json.Decoder(TokenCount).decode
 decode_message = msgspec.json.Decoder(ToldMessage).decode
 decode_message_usage = msgspec.json.Decoder(MessageUsage | None).decode
 
@@ -56,6 +64,16 @@ class MessagesReading:
         elif told.type == "message_delta":
             note_message(told, tally)
         return told.type == "message_stop"
+
+
+class CountReading(MessagesReading):
+    """Of an answer to `count_tokens`, which is never a stream: the one number that counts."""
+
+    path = b"/messages/count_tokens"
+
+    def whole(self, body: bytes, tally: Tally) -> None:
+        """See Reading.whole."""
+        tally.prompt_tokens = decode_count(body).input_tokens
 
 
 def note_message(told: ToldMessage, tally: Tally) -> None:

@@ -12,26 +12,31 @@ Until the first byte of an answer has left, it is the gateway's to ask another u
 import asyncio
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
 
+from confide.config import KeyHeader
 from confide.errors import NotReady, UpstreamFailed, UpstreamTimeout, WireError
 from confide.protocol.chat_relayed import RelayedRequest, parse_relayed, relayed_body
+from confide.protocol.messages_headers import CURRENT, Headers
 from confide.protocol.sse import Cutter, Piece, SseError
-from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved
+from confide.upstream.base import Prompt, SurfaceName, Tally, Unserved, uncounted
 from confide.upstream.channel import Channel, ChannelError, Cut, Exchange, NoneFree, NotConnected, Stalled, WrongKey
 from confide.upstream.health import Health
 from confide.upstream.kinds.reading import Reading, StreamBroken
 from confide.upstream.kinds.reading_chat import ChatReading
 from confide.upstream.kinds.reading_embeddings import EmbeddingsReading
-from confide.upstream.kinds.reading_messages import MessagesReading
+from confide.upstream.kinds.reading_messages import CountReading, MessagesReading
 from confide.upstream.kinds.reading_responses import ResponsesReading
 from confide.upstream.kinds.refusals import BUSY, FAILED, REFUSAL_MOST_BYTES, TOO_SLOW, refused
 from confide.upstream.kinds.unnamed import Unnamed
 
 ANSWER_MOST_BYTES = 256 * 1024 * 1024  # of a buffered body
+COUNT_MOST_BYTES = 64 * 1024  # of one that holds a number
+NO_SUCH_ROUTE = frozenset({404, 405, 501})
 EVENT_MOST_BYTES = 8 * 1024 * 1024
 END_WITHIN_S = 0.05  # after `[DONE]`, for the end of the body: then the connection can serve again
 ROOM_AFTER_S = 1  # when to ask again for one of the connections
@@ -40,6 +45,7 @@ JSON = (b"content-type", b"application/json")
 READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
     "chat": lambda: ChatReading(b"/chat/completions"),
     "completions": lambda: ChatReading(b"/completions"),
+    "count_tokens": CountReading,
     "embeddings": EmbeddingsReading,
     "messages": MessagesReading,
     "responses": ResponsesReading,
@@ -47,7 +53,9 @@ READINGS: Mapping[SurfaceName, Callable[[], Reading]] = {
 
 
 class Relay:
-    """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's.
+    """One engine over one channel. `base_path`: of its API, such as /v1. `api_key`: its own, never the client's, which
+    goes in `key_header`. `is_probed_as_messages`: a probe, too, says which version of Messages it speaks. `max_counts`:
+    of tokens, at a time.
 
     `salt_key`: 32 bytes for engines that take `cache_salt`, so that no tenant meets another's cached prompts
     (what-users-ask 23); None for others.
@@ -60,16 +68,21 @@ class Relay:
         health: Health,
         base_path: str = "/v1",
         api_key: str | None = None,
+        key_header: KeyHeader = "authorization",
+        is_probed_as_messages: bool = False,
+        max_counts: int = 1,
         salt_key: bytes | None = None,
     ) -> None:
         self.channel = channel
         self.health = health
         self.base_path = base_path
         self._base_path = base_path.encode()
-        credential = () if api_key is None else ((b"authorization", b"Bearer " + api_key.encode()),)
-        self._headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
-        self.probe_headers = credential
+        credential = () if api_key is None else (credential_in(key_header, api_key),)
+        self._headers: Headers = (*credential, JSON, (b"accept", b"application/json, text/event-stream"))
+        self.probe_headers: Headers = (*credential, CURRENT) if is_probed_as_messages else credential
         self._salt_key = salt_key
+        self.max_counts = max_counts
+        self.counts = 0  # under way
         self.on_wrong_key: Callable[[], None] | None = None
 
     def accept(self, prompt: Prompt, model: str, *, within_s: float | None = None) -> "RelayedAnswer":
@@ -85,14 +98,25 @@ class Relay:
         sha256 = prompt.sha256 if body is prompt.body else hashlib.sha256(body).digest()
         reading = READINGS[prompt.surface]()
         unnamed = Unnamed(asked.model if model != asked.model else None, inside=reading.inside)
-        return RelayedAnswer(
-            self, body, sha256, reading, unnamed, is_fresh=prompt.is_connection_suspect, within_s=within_s
+        is_count = prompt.surface == "count_tokens"
+        return (RelayedCount if is_count else RelayedAnswer)(
+            self,
+            body,
+            sha256,
+            reading,
+            unnamed,
+            health=Health(time.monotonic) if is_count else self.health,  # of a count's nobody asks
+            headers=(*self._headers, *prompt.headers) if prompt.headers else self._headers,
+            is_fresh=prompt.is_connection_suspect,
+            within_s=within_s,
         )
 
-    async def send(self, path: bytes, body: bytes, *, is_fresh: bool, within_s: float | None) -> Exchange:
+    async def send(
+        self, path: bytes, headers: Headers, body: bytes, *, is_fresh: bool, within_s: float | None
+    ) -> Exchange:
         """`path`: of the surface, below that of the API. See Channel.send."""
         return await self.channel.send(
-            b"POST", self._base_path + path, self._headers, body, is_fresh=is_fresh, within_s=within_s
+            b"POST", self._base_path + path, headers, body, is_fresh=is_fresh, within_s=within_s
         )
 
     def _salt(self, tenant: bytes) -> str | None:
@@ -105,6 +129,8 @@ class Relay:
 class RelayedAnswer:
     """One request on its way to the engine, and its answer back."""
 
+    most_bytes = ANSWER_MOST_BYTES
+
     def __init__(
         self,
         relay: Relay,
@@ -113,12 +139,16 @@ class RelayedAnswer:
         reading: Reading,
         unnamed: Unnamed,
         *,
+        health: Health,
+        headers: Headers,
         is_fresh: bool,
         within_s: float | None,
     ) -> None:
+        self._headers = headers
         self._is_fresh = is_fresh
         self._within_s = within_s
         self._relay = relay
+        self._health = health
         self._body = body
         self._reading = reading
         self._unnamed = unnamed
@@ -132,7 +162,7 @@ class RelayedAnswer:
         """The body of the buffered response. Raises Unserved, RefusedByUpstream."""
         exchange = await self._begin()
         try:
-            body = await exchange.read_all(ANSWER_MOST_BYTES)
+            body = await exchange.read_all(self.most_bytes)
             self._reading.whole(body, tally)  # of a body that is not whole this fails, however its end looked
             body = self._unnamed.body(body)
         except (
@@ -146,7 +176,7 @@ class RelayedAnswer:
             raise self._failure(error) from error
         finally:
             exchange.abort()
-        self._relay.health.succeeded()
+        self._health.succeeded()
         return body
 
     async def stream(self, tally: Tally) -> AsyncGenerator[bytes, None]:
@@ -171,14 +201,14 @@ class RelayedAnswer:
             raise failure from error
         finally:
             exchange.abort()
-        self._relay.health.succeeded()
+        self._health.succeeded()
 
     async def _begin(self) -> Exchange:
         """Send it, and have a response with status 200. Raises Unserved, or what the engine has against the request."""
         self.is_forwarded = True  # also while it connects: who leaves meanwhile cannot know how far that was
         try:
             exchange = await self._relay.send(
-                self._reading.path, self._body, is_fresh=self._is_fresh, within_s=self._within_s
+                self._reading.path, self._headers, self._body, is_fresh=self._is_fresh, within_s=self._within_s
             )
         except ChannelError as error:
             self.is_forwarded = not is_before_sending(error)
@@ -192,12 +222,16 @@ class RelayedAnswer:
             body = b""
         finally:
             exchange.abort()
-        failure = refused(exchange.status, exchange.headers, body, is_aliased=self._unnamed.is_aliased)
+        failure = self._refusal(exchange, body)
         if isinstance(failure, Unserved):
-            self._relay.health.refused(exchange.status, failure.error.retry_after_s)
+            self._health.refused(exchange.status, failure.error.retry_after_s)
         else:
-            self._relay.health.succeeded()  # it judged the request, which is what it is there for
+            self._health.succeeded()  # it judged the request, which is what it is there for
         raise failure
+
+    def _refusal(self, exchange: Exchange, body: bytes) -> Unserved | WireError:
+        """What a response that is no 200 means."""
+        return refused(exchange.status, exchange.headers, body, is_aliased=self._unnamed.is_aliased)
 
     def _passed(self, pieces: list[Piece], tally: Tally) -> bytes:
         """The bytes to write for these events, up to the last. Raises StreamBroken for an event that is an error."""
@@ -231,22 +265,62 @@ class RelayedAnswer:
         A prompt that an engine took too long for is not given to the next one: it would take as long there.
         """
         if isinstance(error, Stalled):
-            self._relay.health.failed()
+            self._health.failed()
             slow = UpstreamTimeout(TOO_SLOW)
             return Unserved(slow, "no connection in time") if error.phase == "connect" else slow
         if isinstance(error, WrongKey) and self._relay.on_wrong_key is not None:
             self._relay.on_wrong_key()  # verified again at once, and asked again if that holds
             return Unserved(UpstreamFailed(FAILED), "another TLS key", is_stale=True)
         if isinstance(error, NoneFree):  # the bound is ours: the engine is no less well for it
-            return Unserved(NotReady(BUSY, retry_after_s=ROOM_AFTER_S), "no connection free")
+            return none_free()
         if isinstance(error, NotConnected):
-            self._relay.health.failed()
+            self._health.failed()
             return Unserved(UpstreamFailed(FAILED), "no connection")
         is_stale = isinstance(error, Cut) and not error.response_started
         if not is_stale:
-            self._relay.health.failed()
+            self._health.failed()
         ended: WireError = UpstreamFailed(ENDED_EARLY)
         return Unserved(ended, "broke off" if isinstance(error, Cut) else "no whole answer", is_stale=is_stale)
+
+
+class RelayedCount(RelayedAnswer):
+    """The question how many tokens a prompt has, on its way to the engine; `complete` has the number in its tally.
+
+    Engines limit it apart from prompts, and may lack it. So what it meets is no word on how prompts fare, and rests or
+    leaves no upstream alone, but that one which counts is there. Nor are all connections theirs: a prompt finds one.
+    """
+
+    most_bytes = COUNT_MOST_BYTES
+
+    async def complete(self, tally: Tally) -> bytes:
+        """See RelayedAnswer.complete."""
+        relay = self._relay
+        if relay.counts >= relay.max_counts:
+            raise none_free()
+        relay.counts += 1
+        try:
+            body = await super().complete(tally)
+        finally:
+            relay.counts -= 1
+        relay.health.succeeded()
+        return body
+
+    def _refusal(self, exchange: Exchange, body: bytes) -> Unserved | WireError:
+        if exchange.status in NO_SUCH_ROUTE:  # or no such model, which comes to the same
+            return Unserved(uncounted(), f"status {exchange.status}")
+        return super()._refusal(exchange, body)
+
+
+def credential_in(header: KeyHeader, key: str) -> tuple[bytes, bytes]:
+    """The header that carries an upstream's key."""
+    if header == "x-api-key":
+        return b"x-api-key", key.encode()
+    return b"authorization", b"Bearer " + key.encode()
+
+
+def none_free() -> Unserved:
+    """As many requests are under way as may be."""
+    return Unserved(NotReady(BUSY, retry_after_s=ROOM_AFTER_S), "no connection free")
 
 
 def is_before_sending(error: ChannelError) -> bool:
