@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from confide.attester.base import Attester
+from confide.attester.base import MAX_WAITING, Attester
 from confide.attester.keys import DrawnSeed
 from confide.attester.nvidia import open_gpu
 from confide.config import Config
@@ -159,8 +159,9 @@ class Worker:
         store = open_store(config.store.url, home, config.store, sharing=self._shared.sharing(tidies=False))
         closing.push_async_callback(store.close)
         authenticator = await known_keys(store, config, closing)
-        attester = await attester_of(config, home, log, self._secrets.seed)
-        gpu = await open_gpu(config.attester, home, attester)
+        most = own_share(MAX_WAITING, self._number, config.server.workers)
+        attester = await attester_of(config, home, log, self._secrets.seed, max_waiting=most)
+        gpu = await open_gpu(config.attester, home, attester, max_waiting=most)
         chain = attested_chain(config, attester)
         attested_tls(config, attester, chain)  # now, rather than when everybody waits
         upstreams = await closing.enter_async_context(
@@ -284,6 +285,13 @@ class Worker:
 def configured(config: Config, message: Begin | Stage) -> Config:
     """The configuration with what a reload may change as the parent says."""
     return msgspec.structs.replace(config, upstream=message.upstream, model=message.model)
+
+
+def own_share(whole: int, number: int, workers: int) -> int:
+    """What worker `number`, from 1, has of a `whole` that is bounded over all: together they have no more than that, as
+    long as there is one for each.
+    """
+    return max(1, whole // workers + (number <= whole % workers))
 
 
 def identity_of(attester: Attester) -> str:
