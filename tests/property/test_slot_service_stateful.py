@@ -12,24 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from confide.engine.slot_service import Asked, SharedSlots, SlotClient, SlotService, Told
 from confide.engine.slots import Slots
 from confide.errors import LimitReached, NotReady, WireError
+from stepped import SteppedLoop
 
 TIMEOUT_S = 10.0
 WORKERS = 3
 positions = st.integers(0, 20)
-
-
-class SteppedLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock stands still until it is moved."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def settle(self) -> None:
-        """Run until all that can happen now has happened."""
-        for _ in range(6):
-            self.run_until_complete(asyncio.sleep(0))
 
 
 class Worker:

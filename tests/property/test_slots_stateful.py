@@ -2,7 +2,6 @@
 never one lost, first come first served.
 """
 
-import asyncio
 from collections import deque
 
 from hypothesis import settings
@@ -11,23 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from confide.engine.slots import Slots
 from confide.errors import LimitReached, NotReady
+from stepped import SteppedLoop
 
 TIMEOUT_S = 10.0
 positions = st.integers(0, 20)
-
-
-class SteppedLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock stands still until it is moved."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def settle(self) -> None:
-        """Run until all that can happen now has happened."""
-        for _ in range(4):
-            self.run_until_complete(asyncio.sleep(0))
 
 
 class Guest:
