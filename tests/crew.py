@@ -141,6 +141,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    """The process id of this process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def prompt(**members: Any) -> dict[str, Any]:
     """A request for the model above, with these members too, or in place of its own."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "Is it whole?"}], **members}

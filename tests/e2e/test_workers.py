@@ -30,6 +30,7 @@ from crew import (
     is_running,
     log_lines,
     nonce_report,
+    parent_of,
     pids,
     prompt,
     prove,
@@ -379,10 +380,6 @@ def test_the_service_drains_when_it_could_start_no_worker_any_more(tmp_path: Pat
         upstream.go_on.set()
         assert all((first + b"".join(rest)).endswith(DONE) for first, rest in zip(received, parts, strict=True))
         assert service.process.wait(60) == 3
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_connections_are_spread_over_the_workers(tmp_path: Path, upstream: Engine) -> None:

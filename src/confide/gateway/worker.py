@@ -63,6 +63,7 @@ from confide.gateway.service import (
     watching,
 )
 from confide.gateway.tls import attested_chain, attested_tls
+from confide.gateway.turning import Turns, paced
 from confide.gateway.upstreams import SALT_BYTES, Upstreams, open_upstreams, served_models
 from confide.protocol.signature import Algo
 from confide.store.sharing import Sharing
@@ -76,13 +77,16 @@ ALONE_AFTER_S = 0.25
 
 @dataclass(frozen=True)
 class Shared:
-    """What workers are born with, and their parent knows. `plans`: of the embedded engines. `counts`: see Door."""
+    """What workers are born with, and their parent knows. `plans`: of the embedded engines. `counts`: see Door.
+    `turns`: that their loops turn.
+    """
 
     config: Config
     home: Path
     listener: socket.socket
     plans: tuple[EnginePlan, ...]
     counts: ConnectionCounts
+    turns: Turns
 
     def sharing(self, *, tidies: bool) -> Sharing:
         """How one of the processes uses the store."""
@@ -146,8 +150,9 @@ class Worker:
         self._may_listen: asyncio.Future[Listen] = loop.create_future()
         self._line = await Line.open(end, ToWorker, self._received, lambda: os._exit(1))
         self._config = configured(self._shared.config, await self._begun)
+        turning = paced(self._config.server.worker_timeout_s, lambda: self._shared.turns.turned(self._number - 1))
         try:
-            async with contextlib.AsyncExitStack() as closing:
+            async with watching(turning, "turning"), contextlib.AsyncExitStack() as closing:
                 await self._serve(closing)
         except ConfideError as error:
             self._line.send(HasFailed(error.message, error.remedy))
