@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
 from attested_service import listening
+from outside import Verifier
 from running import Running
 
 MODEL = "worked/model"
@@ -139,6 +141,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    """The process id of this process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def prompt(**members: Any) -> dict[str, Any]:
     """A request for the model above, with these members too, or in place of its own."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "Is it whole?"}], **members}
@@ -158,3 +165,83 @@ def callers(service: Running, *, model: str = MODEL, **options: Any) -> Iterator
                 break
         assert found.keys() == pids(service).keys()
         yield found
+
+
+class Exchanged(NamedTuple):
+    """An answer that ended: what was sent, what came, and where its receipt is."""
+
+    sent: bytes
+    received: bytes
+    receipt_id: str
+
+
+class Asker(threading.Thread):
+    """Asks again and again over one connection, and over another once that is cut off. `cuts`: how often it was."""
+
+    def __init__(self, service: Running, *, stream: bool) -> None:
+        super().__init__(daemon=True)
+        self.exchanged: list[Exchanged] = []
+        self.cuts = 0
+        self.is_over = threading.Event()
+        self._url = service.url
+        self._stream = stream
+
+    def run(self) -> None:
+        while not self.is_over.is_set():
+            with httpx2.Client(base_url=self._url, timeout=60) as client:
+                try:
+                    self._ask_over(client)
+                except (httpx2.NetworkError, httpx2.RemoteProtocolError):
+                    self.cuts += 1
+
+    def _ask_over(self, client: httpx2.Client) -> None:
+        while not self.is_over.is_set():
+            request = client.build_request("POST", CHAT, json=prompt(stream=self._stream))
+            answer = client.send(request)
+            assert answer.status_code == 200, answer.text
+            self.exchanged.append(Exchanged(request.content, answer.content, answer.headers["x-receipt-id"]))
+
+
+@contextlib.contextmanager
+def busy(service: Running, number: int) -> Iterator[list[Asker]]:
+    """So many who ask, half of them for streams, until the block ends; each has had an answer when it begins."""
+    askers = [Asker(service, stream=each % 2 == 0) for each in range(number)]
+    for asker in askers:
+        asker.start()
+    try:
+        until(lambda: all(asker.exchanged for asker in askers), "somebody has no answer")
+        yield askers
+    finally:
+        for asker in askers:
+            asker.is_over.set()
+        for asker in askers:
+            asker.join()
+
+
+def answers(askers: Iterable[Asker]) -> list[Exchanged]:
+    """All that they have had by now."""
+    return [each for asker in askers for each in asker.exchanged]
+
+
+def prove(service: Running, exchanged: Iterable[Exchanged]) -> None:
+    """Each of these answers has a receipt that is there and verifies, and was complete."""
+    verifier, nonce = Verifier(service.url, service.home), os.urandom(32).hex()
+    with httpx2.Client(base_url=service.url) as client:
+        verifier.believe(nonce_report(client, nonce), nonce)
+        for each in exchanged:
+            receipt = client.get(f"/v1/aci/receipts/{each.receipt_id}")
+            assert receipt.status_code == 200, receipt.text
+            proven = verifier.proven(
+                receipt.content,
+                receipt_id=each.receipt_id,
+                sent=each.sent,
+                response_sha256=hashlib.sha256(each.received).digest(),
+            )
+            assert proven.outcome == "complete"
+
+
+def nonce_report(client: httpx2.Client, nonce: str) -> bytes:
+    """The report for this nonce, 64 hex digits."""
+    report = client.get("/v1/aci/attestation", params={"nonce": nonce})
+    assert report.status_code == 200, report.text
+    return report.content

@@ -18,7 +18,25 @@ from openai import OpenAI
 
 import confide
 from confide.protocol.sse import DONE
-from crew import CHAT, LOCAL, MODEL, Engine, callers, engine, is_running, log_lines, pids, prompt, served_by, until
+from crew import (
+    CHAT,
+    LOCAL,
+    MODEL,
+    Engine,
+    answers,
+    busy,
+    callers,
+    engine,
+    is_running,
+    log_lines,
+    nonce_report,
+    parent_of,
+    pids,
+    prompt,
+    prove,
+    served_by,
+    until,
+)
 from outside import Verifier
 from running import CONFIDE, Running, running
 from simulated_machine import simulating
@@ -53,12 +71,6 @@ def serving(
     config = LOCAL.format(workers=workers, server=server, rest=rest, port=upstream.port)
     with running(fresh(base), config=config, environ=environ) as service:
         yield service
-
-
-def nonce_report(client: httpx2.Client, nonce: str) -> bytes:
-    report = client.get("/v1/aci/attestation", params={"nonce": nonce})
-    assert report.status_code == 200, report.text
-    return report.content
 
 
 def test_a_receipt_of_one_worker_is_proven_by_the_keyset_that_another_serves(tmp_path: Path, upstream: Engine) -> None:
@@ -140,49 +152,16 @@ def test_the_keyset_is_rotated_everywhere_at_the_same_moment(tmp_path: Path, ups
 
 def test_a_killed_worker_loses_no_receipt_and_is_started_again(tmp_path: Path, upstream: Engine) -> None:
     with serving(tmp_path, upstream) as service:
-        exchanged: list[tuple[bytes, bytes, str]] = []
-        is_over = threading.Event()
-
-        def keep_asking(number: int) -> None:
-            client = httpx2.Client(base_url=service.url, timeout=30)
-            while not is_over.is_set():
-                request = client.build_request("POST", CHAT, json=prompt(stream=number % 2 == 0))
-                try:
-                    answer = client.send(request)
-                except httpx2.TransportError:  # its worker was killed: another one takes the next connection
-                    client.close()
-                    client = httpx2.Client(base_url=service.url, timeout=30)
-                    continue
-                assert answer.status_code == 200
-                exchanged.append((request.content, answer.content, answer.headers["x-receipt-id"]))
-            client.close()
-
-        askers = [threading.Thread(target=keep_asking, args=(number,)) for number in range(8)]
-        for asker in askers:
-            asker.start()
-        until(lambda: len(exchanged) > 40)
-        for _ in range(2):
-            killed = pids(service)[1]
-            os.kill(killed, signal.SIGKILL)
-            at = len(exchanged)
-            until(lambda at=at: len(exchanged) > at + 40, "the other went on")  # type: ignore[misc]
-            until(lambda killed=killed: pids(service)[1] != killed, "it was started again")  # type: ignore[misc]
-        is_over.set()
-        for asker in askers:
-            asker.join()
+        with busy(service, 8) as askers:
+            until(lambda: len(answers(askers)) > 40)
+            for _ in range(2):
+                killed = pids(service)[1]
+                os.kill(killed, signal.SIGKILL)
+                at = len(answers(askers))
+                until(lambda at=at: len(answers(askers)) > at + 40, "the other went on")  # type: ignore[misc]
+                until(lambda killed=killed: pids(service)[1] != killed, "it was started again")  # type: ignore[misc]
         assert {line["exit_status"] for line in log_lines(service) if line["event"] == "worker.exited"} == {-9}
-        verifier, nonce = Verifier(service.url, service.home), os.urandom(32).hex()
-        with httpx2.Client(base_url=service.url) as client:
-            verifier.believe(nonce_report(client, nonce), nonce)
-            for sent, received, receipt_id in exchanged:
-                receipt = client.get(f"/v1/aci/receipts/{receipt_id}")
-                assert receipt.status_code == 200, receipt.text
-                verifier.proven(
-                    receipt.content,
-                    receipt_id=receipt_id,
-                    sent=sent,
-                    response_sha256=hashlib.sha256(received).digest(),
-                )
+        prove(service, answers(askers))
         until(lambda: len({line["worker"] for line in log_lines(service) if line["event"] == "request"}) == 2)
 
 
@@ -401,10 +380,6 @@ def test_the_service_drains_when_it_could_start_no_worker_any_more(tmp_path: Pat
         upstream.go_on.set()
         assert all((first + b"".join(rest)).endswith(DONE) for first, rest in zip(received, parts, strict=True))
         assert service.process.wait(60) == 3
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_connections_are_spread_over_the_workers(tmp_path: Path, upstream: Engine) -> None:

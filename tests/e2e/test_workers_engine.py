@@ -23,6 +23,7 @@ EMBEDDINGS, COUNT = "/v1/embeddings", "/v1/messages/count_tokens"
 ONE_SLOT = """
 [server]
 workers = 2
+worker_timeout_s = 10
 [engine]
 slots = 1
 [limits]
@@ -77,7 +78,8 @@ def test_slots_and_queue_are_bounded_over_all_workers(service: Running) -> None:
                 assert (too_many.status_code, too_many.json()["error"]["param"]) == (400, "n")
 
 
-def test_the_slot_of_a_killed_worker_is_free(service: Running) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
+def test_the_slot_of_a_worker_that_was_killed_or_hangs_is_free(service: Running, how: signal.Signals) -> None:
     with callers(service, model=MODEL) as by_worker, asking(by_worker[2]) as first:
         assert first.result().status_code == 200
         killed = pids(service)[1]
@@ -85,7 +87,7 @@ def test_the_slot_of_a_killed_worker_is_free(service: Running) -> None:
             with asking(by_worker[2]) as waiting:
                 time.sleep(0.3)
                 assert not waiting.done()
-                os.kill(killed, signal.SIGKILL)
+                os.kill(killed, how)
                 assert waiting.result().status_code == 200
             with pytest.raises(httpx2.RemoteProtocolError):
                 b"".join(parts)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from confide.attester.base import Evidence
-from confide.attester.simulated import MAX_WAITING, SimulatedAttester
+from confide.attester.base import MAX_WAITING, Evidence
+from confide.attester.simulated import SimulatedAttester
 from gateway_app import ScriptedGateway, answering, chat, finish, serving_scripted, token
 from scripted import LAST_CHUNK, sse_head
 

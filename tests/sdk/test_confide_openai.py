@@ -528,7 +528,7 @@ async def test_a_service_that_cannot_give_its_report_now_may_be_asked_again(
 ) -> None:
     async with asking(tmp_path, answering("Hi")) as asker:
         with monkeypatch.context() as busy:
-            busy.setattr("confide.attester.simulated.MAX_WAITING", 0)
+            busy.setattr(asker.gateway.attester, "_max_waiting", 0)
             with pytest.raises(APIConnectionError) as caught:
                 await asker.sdk(max_retries=0).chat.completions.create(model=MODEL, messages=HELLO)
             assert "status 503" in str(caught.value.__cause__)

@@ -233,7 +233,7 @@ async def test_an_answer_under_a_keyset_that_cannot_be_verified_is_not_given_out
     async with asking(tmp_path, monkeypatch, answering("Hi")) as asker:
         await asker.ask()
         asker.clock.rotate()
-        monkeypatch.setattr("confide.attester.simulated.MAX_WAITING", 0)
+        monkeypatch.setattr(asker.gateway.attester, "_max_waiting", 0)
         with pytest.raises(confide.VerificationError, match="got an answer under another keyset") as caught:
             await asker.ask()
         assert caught.value.check == "id-1"

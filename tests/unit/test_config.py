@@ -97,7 +97,10 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[server]\nprot = 1", ["[server]", "unknown key 'prot'", "host, port, workers, tls, tls_cert"]),
+        (
+            "[server]\nprot = 1",
+            ["[server]", "unknown key 'prot'", "host, port, workers, worker_timeout_s, tls, tls_cert"],
+        ),
         ("[sever]", ["unknown key 'sever'", "server, attester"]),
         (MODEL + "pricing = { input = 1 }", ["[[model]] number 1, pricing", "'input'", "prompt, completion"]),
         ("server = 3", ["[server]", "expected a table, got a whole number"]),
@@ -288,6 +291,17 @@ def test_a_source_of_gpu_evidence_may_come_from_the_environment(file: Path) -> N
 @pytest.mark.parametrize("workers", ["0", "65", "-1", "1.5", "true", '"many"'])
 def test_workers_beyond_sense_are_refused(file: Path, workers: str) -> None:
     assert "[server] workers" in refusal(file, f"[server]\nworkers = {workers}\n")
+
+
+@pytest.mark.parametrize("bound", ["0", "0.99", "-30", "86401", "inf", "nan", "true", '"30"'])
+def test_a_bound_for_workers_that_hang_beyond_sense_is_refused(file: Path, bound: str) -> None:
+    assert "[server] worker_timeout_s" in refusal(file, f"[server]\nworker_timeout_s = {bound}\n")
+
+
+def test_workers_that_hang_are_given_half_a_minute_unless_it_is_set(file: Path) -> None:
+    assert Config().server.worker_timeout_s == 30
+    assert load(file, "[server]\nworker_timeout_s = 1\n").server.worker_timeout_s == 1
+    assert load(file, "", CONFIDE_SERVER_WORKER_TIMEOUT_S="2.5").server.worker_timeout_s == 2.5
 
 
 def test_workers_are_one_unless_they_are_asked_for(file: Path) -> None:

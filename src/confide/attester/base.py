@@ -14,6 +14,9 @@ RECEIPT_DERIVATION = "HKDF-SHA256, no salt, info confide/v1/receipt ed25519/<epo
 
 TDX, SEV_SNP = "tdx", "sev_snp"  # `tee_type`
 
+# Requests for evidence that one service takes at a time, the one that is being answered among them.
+MAX_WAITING = 64
+
 
 @dataclass(frozen=True)
 class KeyCustody:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from confide.attester.base import Evidence, KeyCustody, app_compose_of
+from confide.attester.base import MAX_WAITING, Evidence, KeyCustody, app_compose_of
 from confide.attester.dstack_agent import AgentFailed, GuestAgent, Quoted, ReleasedKey
 from confide.attester.keys import LegacyKeys, WorkloadKeys
 from confide.attester.own_collateral import OwnCollateral
@@ -18,7 +18,6 @@ from confide.errors import ConfigError, InternalError, NotReady
 from confide.protocol.canonical import DocumentError, parse_document
 
 DEADLINE_S = 60.0  # for a quote and those waiting before it
-MAX_WAITING = 64
 RETRY_AFTER_S = 10
 START_REMEDY = "See that dstack's guest agent runs and that its socket is mounted into this container."
 
@@ -58,6 +57,7 @@ class DstackAttester:
         key_custody: KeyCustody | None,
         collateral: OwnCollateral | None = None,
         deadline_s: float = DEADLINE_S,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self.keys = keys
         self.workload_keys = workload_keys
@@ -67,17 +67,23 @@ class DstackAttester:
         self._key_custody = key_custody
         self._collateral = collateral
         self._deadline_s = deadline_s
+        self._max_waiting = max_waiting
         self._quoting = asyncio.Lock()
         self._waiting = 0
 
     @classmethod
     async def open(
-        cls, agent: GuestAgent, *, collateral: OwnCollateral | None = None, deadline_s: float = DEADLINE_S
+        cls,
+        agent: GuestAgent,
+        *,
+        collateral: OwnCollateral | None = None,
+        deadline_s: float = DEADLINE_S,
+        max_waiting: int = MAX_WAITING,
     ) -> Self:
         """Fetch the keys, and quote once to see that this platform is one whose evidence we can serve.
 
         `collateral`: what travels with the quotes; None leaves it to verifiers. `deadline_s`: for each quote, waiting
-        included. Raises ConfigError, which says what is missing.
+        included. `max_waiting`: quotes asked for at a time. Raises ConfigError, which says what is missing.
         """
         try:
             info = await agent.info()
@@ -102,6 +108,7 @@ class DstackAttester:
             key_custody=key_custody(RECEIPT, released[RECEIPT], info),
             collateral=collateral,
             deadline_s=deadline_s,
+            max_waiting=max_waiting,
         )
 
     @property
@@ -113,12 +120,12 @@ class DstackAttester:
     async def attest(self, report_data: bytes) -> Evidence:
         """Fresh evidence over exactly 64 bytes, else ValueError.
 
-        Raises NotReady when 64 requests wait already, after the deadline and while the agent is away, InternalError
-        when it refuses or its quote holds other data.
+        Raises NotReady when `max_waiting` requests wait already, after the deadline and while the agent is away,
+        InternalError when it refuses or its quote holds other data.
         """
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"64 bytes of report data expected, got {len(report_data)}")
-        if self._waiting >= MAX_WAITING:
+        if self._waiting >= self._max_waiting:
             raise NotReady("too many attestation requests are waiting", retry_after_s=1)
         self._waiting += 1
         try:

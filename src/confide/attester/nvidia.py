@@ -9,14 +9,13 @@ import os
 from pathlib import Path
 
 from confide import config
-from confide.attester.base import Attester
+from confide.attester.base import MAX_WAITING, Attester
 from confide.attester.gpu_sources import GpuFailed, Source, source_of
 from confide.attester.one_thread import OneThread
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.evidence.gpu_payload import PayloadError, decoded, parse_payload
 
 DEADLINE_S = 60.0  # for one collection and those waiting before it
-MAX_WAITING = 64
 RETRY_AFTER_S = 10
 NONCE_BYTES = 32
 
@@ -28,16 +27,17 @@ SPDM_NONCE = slice(4, 4 + NONCE_BYTES)
 class GpuCollector:
     """Collects payloads one after the other; those who come meanwhile wait in a bounded queue."""
 
-    def __init__(self, source: Source, *, deadline_s: float = DEADLINE_S) -> None:
-        """`source`: 32 bytes of nonce to JSON text, blocking. Raises GpuFailed."""
+    def __init__(self, source: Source, *, deadline_s: float = DEADLINE_S, max_waiting: int = MAX_WAITING) -> None:
+        """`source`: 32 bytes of nonce to JSON text, blocking. Raises GpuFailed. `max_waiting`: requests at a time."""
         self._source = source
-        self._thread = OneThread("gpu-evidence", max_waiting=MAX_WAITING, deadline_s=deadline_s)
+        self._thread = OneThread("gpu-evidence", max_waiting=max_waiting, deadline_s=deadline_s)
 
     async def payload(self, nonce: bytes) -> str:
         """`nvidia_payload`: the JSON text of wire contract 6.4 over exactly 32 bytes, else ValueError.
 
-        Raises NotReady when 64 requests wait already, after the deadline and while the source is away, InternalError
-        when it fails or gives evidence for another nonce. A service that is set to show its GPUs never goes on without.
+        Raises NotReady when `max_waiting` requests wait already, after the deadline and while the source is away,
+        InternalError when it fails or gives evidence for another nonce. A service that is set to show its GPUs never
+        goes on without.
         """
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"{NONCE_BYTES} bytes of nonce expected, got {len(nonce)}")
@@ -54,10 +54,12 @@ class GpuCollector:
         return text
 
 
-async def open_gpu(settings: config.Attester, home: Path, attester: Attester) -> GpuCollector | None:
+async def open_gpu(
+    settings: config.Attester, home: Path, attester: Attester, *, max_waiting: int = MAX_WAITING
+) -> GpuCollector | None:
     """The collector that `[attester] gpu` asks for, None for "none". It is tried once: ConfigError says what is wrong.
 
-    The simulated GPU goes with a simulated attester alone.
+    The simulated GPU goes with a simulated attester alone. `max_waiting`: requests at a time.
     """
     if settings.gpu == "none":
         return None
@@ -67,7 +69,7 @@ async def open_gpu(settings: config.Attester, home: Path, attester: Attester) ->
             remedy='Set gpu to "nvml" or another source of real evidence, or leave it out.',
         )
     try:
-        collector = GpuCollector(source_of(settings, home))
+        collector = GpuCollector(source_of(settings, home), max_waiting=max_waiting)
         await collector.payload(os.urandom(NONCE_BYTES))
     except (GpuFailed, InternalError, NotReady) as error:
         cause = error.__cause__ if isinstance(error.__cause__, GpuFailed) else error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from confide.attester import simulated_tsm
-from confide.attester.base import Attester
+from confide.attester.base import MAX_WAITING, Attester
 from confide.attester.dstack import DstackAttester
 from confide.attester.dstack_agent import ENDPOINT_VARIABLE, SOCKETS, GuestAgent, find_agent
 from confide.attester.keys import DrawnSeed
@@ -138,25 +138,27 @@ async def open_attester(
     may_write: MayWrite = may_write,
     collateral: OwnCollateral | None = None,
     seed: DrawnSeed | None = None,
+    max_waiting: int = MAX_WAITING,
 ) -> Attester:
     """The attester that `[attester] kind` asks for, tried once. `home`: the state directory. `now`: Unix seconds.
     `collateral`: what travels with the evidence of hardware; the simulated TEE makes its own.
     `seed`: what keys follow from that neither platform nor disk gives; None draws one.
+    `max_waiting`: requests for evidence that it takes at a time.
 
     Raises ConfigError for one that does not work; there is no falling back.
     """
     chosen = usable(kind, root, environ, may_write=may_write)
     endpoint = find_agent(environ, root)
     if chosen == "dstack" and endpoint is not None:
-        return await DstackAttester.open(GuestAgent(endpoint), collateral=collateral)
+        return await DstackAttester.open(GuestAgent(endpoint), collateral=collateral, max_waiting=max_waiting)
     if chosen == "tsm":
         socket = find_simulated_tsm(environ)
-        if socket is not None:
-            reader = TsmReader(SimulatedTsmFiles(socket), socket)
-            return await TsmAttester.open(reader, collateral=collateral, simulated=True, seed=seed)
-        return await TsmAttester.open(TsmReader(directory=root / TSM), collateral=collateral, seed=seed)
+        reader = TsmReader(directory=root / TSM) if socket is None else TsmReader(SimulatedTsmFiles(socket), socket)
+        return await TsmAttester.open(
+            reader, collateral=collateral, simulated=socket is not None, seed=seed, max_waiting=max_waiting
+        )
     if chosen == "simulated":
-        return SimulatedAttester(home, now)
+        return SimulatedAttester(home, now, max_waiting=max_waiting)
     raise ConfigError(
         "the socket of dstack's guest agent went away", remedy="See that the agent runs, and start again."
     )

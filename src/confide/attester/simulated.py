@@ -7,14 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from confide.attester.base import Evidence
+from confide.attester.base import MAX_WAITING, Evidence
 from confide.attester.keys import LegacyKeys, WorkloadKeys
 from confide.attester.seed import load_seed
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.simulator.tdx import SimulatedTdxPlatform
 
 DEADLINE_S = 10
-MAX_WAITING = 64
 COLLATERAL_AGE_S = 24 * 60 * 60  # a day; the simulated collateral itself is good for longer
 
 CLOCK_SKEW_S = 60 * 60  # issued an hour back, for verifiers whose clocks run behind ours
@@ -34,8 +33,17 @@ class SimulatedAttester:
     tee_type = "tdx"
     simulated = True
 
-    def __init__(self, home: Path, now: Callable[[], int], *, deadline_s: float = DEADLINE_S) -> None:
-        """`home`: the state directory. `now`: Unix seconds. Raises ConfigError when the state cannot be used."""
+    def __init__(
+        self,
+        home: Path,
+        now: Callable[[], int],
+        *,
+        deadline_s: float = DEADLINE_S,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        """`home`: the state directory. `now`: Unix seconds. `max_waiting`: requests at a time. Raises ConfigError when
+        the state cannot be used.
+        """
         directory = home / "simulator"
         seed = load_seed(directory)
         self.keys = LegacyKeys.derive(seed)
@@ -45,6 +53,7 @@ class SimulatedAttester:
         self._collateral_made_at = now()
         self._collateral = self._platform.collateral(self._collateral_made_at - CLOCK_SKEW_S)
         self._deadline_s = deadline_s
+        self._max_waiting = max_waiting
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulated-attester")
         self._waiting = 0
         write_root(directory / "root.pem", self._platform.root_pem)
@@ -52,11 +61,12 @@ class SimulatedAttester:
     async def attest(self, report_data: bytes) -> Evidence:
         """Fresh simulated evidence over exactly 64 bytes, else ValueError.
 
-        Raises NotReady when 64 requests wait already or after 10 s, InternalError when the quote holds other data.
+        Raises NotReady when `max_waiting` requests wait already or after 10 s, InternalError when the quote holds other
+        data.
         """
         if len(report_data) != 64:
             raise ValueError(f"64 bytes of report data expected, got {len(report_data)}")
-        if self._waiting >= MAX_WAITING:
+        if self._waiting >= self._max_waiting:
             raise NotReady("too many attestation requests are waiting", retry_after_s=1)
         self._waiting += 1
         try:

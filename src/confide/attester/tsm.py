@@ -9,7 +9,7 @@ import base64
 from dataclasses import replace
 from typing import Self
 
-from confide.attester.base import Evidence, SnpCertificates
+from confide.attester.base import MAX_WAITING, Evidence, SnpCertificates
 from confide.attester.keys import DrawnSeed
 from confide.attester.one_thread import OneThread
 from confide.attester.own_collateral import OwnCollateral
@@ -20,7 +20,6 @@ from confide.errors import ConfigError, InternalError, NotReady
 from confide.evidence.snp_table import ARK, ASK, SnpTableError, parse_certificate_table
 
 DEADLINE_S = 60.0  # for a report and those waiting before it
-MAX_WAITING = 64
 RETRY_AFTER_S = 10
 TEE_TYPES = {TDX: "tdx", SNP: "sev_snp"}
 REPORT_DATA = {TDX: tdx_report_data, SNP: snp_report_data}
@@ -46,8 +45,9 @@ class TsmAttester:
         deadline_s: float = DEADLINE_S,
         simulated: bool = False,
         seed: DrawnSeed | None = None,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`provider`: "tdx_guest" or "sev_guest". `simulated`, `seed`: see `open`."""
+        """`provider`: "tdx_guest" or "sev_guest". The others: see `open`."""
         self.simulated = simulated
         drawn = seed or DrawnSeed()
         self.keys = drawn.legacy()
@@ -56,7 +56,7 @@ class TsmAttester:
         self._provider = provider
         self._reader = reader
         self._collateral = collateral
-        self._thread = OneThread("tsm-attester", max_waiting=MAX_WAITING, deadline_s=deadline_s)
+        self._thread = OneThread("tsm-attester", max_waiting=max_waiting, deadline_s=deadline_s)
 
     @classmethod
     async def open(
@@ -67,12 +67,14 @@ class TsmAttester:
         deadline_s: float = DEADLINE_S,
         simulated: bool = False,
         seed: DrawnSeed | None = None,
+        max_waiting: int = MAX_WAITING,
     ) -> Self:
         """Ask who answers, and for one report, to see that this platform is one whose evidence can be served.
 
         `collateral`: what travels with quotes, and with reports where the host gave no certificates; None leaves it to
         verifiers. `deadline_s`: for each report, waiting included. `simulated`: the reader's files are no kernel's.
         `seed`: what the keys follow from, where several processes have the same; None draws one.
+        `max_waiting`: reports asked for at a time.
 
         Raises ConfigError, which says what is missing.
         """
@@ -85,7 +87,13 @@ class TsmAttester:
                     remedy="Other platforms are not supported by this version.",
                 )
             attester = cls(
-                reader, provider, collateral=collateral, deadline_s=deadline_s, simulated=simulated, seed=seed
+                reader,
+                provider,
+                collateral=collateral,
+                deadline_s=deadline_s,
+                simulated=simulated,
+                seed=seed,
+                max_waiting=max_waiting,
             )
             await attester.attest(bytes(REPORT_DATA_BYTES))
         except (TsmError, NotReady, InternalError) as error:
@@ -99,8 +107,8 @@ class TsmAttester:
     async def attest(self, report_data: bytes) -> Evidence:
         """Fresh evidence over exactly 64 bytes, else ValueError.
 
-        Raises NotReady when 64 requests wait already, after the deadline and while the platform is busy, InternalError
-        when it fails or its report holds other data.
+        Raises NotReady when `max_waiting` requests wait already, after the deadline and while the platform is busy,
+        InternalError when it fails or its report holds other data.
         """
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"{REPORT_DATA_BYTES} bytes of report data expected, got {len(report_data)}")

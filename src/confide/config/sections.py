@@ -38,6 +38,7 @@ class Server(Section, frozen=True):
     host: Host = "127.0.0.1"
     port: Port = 8080
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1  # processes that serve
+    worker_timeout_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 30.0  # one that hangs so long is replaced
     tls: Literal["files", "attested"] = "files"  # attested: the key is made in the TEE and listed in the keyset
     tls_cert: FilePath | None = None  # PEM files; the leaf's key is what report version 2 binds
     tls_key: FilePath | None = None

@@ -9,16 +9,15 @@ not keep a client out.
 
 import asyncio
 import contextlib
-import mmap
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
 
+from confide.gateway.counters import counters
 from confide.gateway.http import Protocol
 
 ABSENT = -1
-COUNT_BYTES = 4
 LEFT_TO_OTHERS_S = 0.001
 BACKLOG = 2048
 PAUSE_S = 0.1  # after the system had no descriptor or memory for a connection
@@ -28,8 +27,7 @@ class ConnectionCounts:
     """How many connections each of `workers` processes has. Made before they are forked; each writes its own count."""
 
     def __init__(self, workers: int) -> None:
-        # A store of four aligned bytes is whole or not there, on every machine that this runs on.
-        self._counts = memoryview(mmap.mmap(-1, COUNT_BYTES * workers)).cast("i")
+        self._counts = counters(workers)
         for number in range(workers):
             self.leave(number)
 

@@ -156,10 +156,10 @@ class Line(asyncio.Protocol):
             data = encode(message)
             self._transport.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
 
-    def close(self) -> None:
-        """End it once what was sent has left."""
+    def abort(self) -> None:
+        """End it now, whether or not the other end takes what was sent."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

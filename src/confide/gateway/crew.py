@@ -14,7 +14,6 @@ from confide.gateway.control import (
     Commit,
     Drain,
     HasOpened,
-    HasStaged,
     Listen,
     SessionStands,
     Stage,
@@ -24,7 +23,8 @@ from confide.gateway.control import (
     WrongKey,
 )
 from confide.gateway.forkserver import ForkServer
-from confide.gateway.worker_process import LOOK_IN_LOG, WorkerProcess
+from confide.gateway.turning import Found, Turns, paced
+from confide.gateway.worker_process import LOOK_IN_LOG, WorkerProcess, no_answer
 from confide.telemetry.logs import Log
 from confide.upstream.verified import SessionUpstream
 
@@ -47,6 +47,7 @@ class Crew:
         forks: ForkServer,
         services: Mapping[str, SlotService],
         counts: ConnectionCounts,
+        turns: Turns,
         log: Log,
     ) -> None:
         self.led: Mapping[str, SessionUpstream] = {}
@@ -56,6 +57,7 @@ class Crew:
         self._forks = forks
         self._services = services
         self._counts = counts
+        self._turns = turns
         self._log = log
         self._workers: dict[int, WorkerProcess] = {}
         self._engine: EngineStands | None = None
@@ -68,7 +70,8 @@ class Crew:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open_all(self) -> list[HasOpened]:
-        """Start all. Raises ConfigError for the first that cannot serve."""
+        """Start all, and end from now on those that hang. Raises ConfigError for the first that cannot serve."""
+        self._spawn(paced(self._config.server.worker_timeout_s, self._look), "turning")
         numbers = range(1, self._config.server.workers + 1)
         workers = await asyncio.gather(*(self._open(number) for number in numbers))
         return [worker.opened.result() for worker in workers]
@@ -118,7 +121,7 @@ class Crew:
         pending = [worker.stage(message) for worker in workers]
         if pending:
             await asyncio.wait(pending, timeout=STAGE_WITHIN_S)
-        late = HasStaged(self._staging, "a worker does not answer", LOOK_IN_LOG)
+        late = no_answer(self._staging)
         answers = [each.result() if each.done() else late for each in pending]
         refused = next((each for each in answers if each.error is not None), None)
         if refused is not None:
@@ -230,6 +233,17 @@ class Crew:
                 return worker, delay_s
         raise asyncio.CancelledError
 
+    def _look(self) -> None:
+        """End the workers that hang. What they held is free at once; that they are started again is up to `_keep`."""
+        for worker in tuple(self._workers.values()):
+            found = worker.silence.look(self._turns.of(worker.number - 1)) if worker.is_open else Found.TURNING
+            if found is Found.HUNG:
+                bound_ms = round(1000 * self._config.server.worker_timeout_s)
+                self._log.write("worker.hung", worker=worker.number, pid=worker.process.pid.result(), ms=bound_ms)
+            elif found is Found.STILL_HUNG:
+                self._forks.kill(worker.number)
+                worker.let_go()
+
     async def _ended(self, worker: WorkerProcess) -> None:
         """Until the process is gone and was reaped."""
         await worker.is_gone.wait()
@@ -239,6 +253,7 @@ class Crew:
         except TimeoutError:  # it let go of its line, and lives
             self._forks.kill(worker.number)
             status = await worker.process.ended
+        self._counts.leave(worker.number - 1)  # again: one that was let go may have counted on for a moment
         self._log.write("worker.exited", worker=worker.number, exit_status=status)
 
     async def _watch_forks(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from confide.attester.base import Attester
+from confide.attester.base import MAX_WAITING, Attester
 from confide.attester.keys import DrawnSeed
 from confide.attester.nvidia import GpuCollector, open_gpu
 from confide.attester.own_collateral import own_collateral
@@ -132,14 +132,19 @@ async def serve(
         await run_server(gateway, config, listener, gateway.lifecycle, lambda: announce(service), tls)
 
 
-async def attester_of(config: Config, home: Path, log: Log, seed: DrawnSeed | None = None) -> Attester:
-    """The attester of this configuration. `seed`: what it would draw otherwise. Raises ConfigError."""
+async def attester_of(
+    config: Config, home: Path, log: Log, seed: DrawnSeed | None = None, *, max_waiting: int = MAX_WAITING
+) -> Attester:
+    """The attester of this configuration. `seed`: what it would draw otherwise. `max_waiting`: requests for evidence
+    that it takes at a time. Raises ConfigError.
+    """
     return await open_attester(
         config.attester.kind,
         home,
         now=now_s,
         collateral=own_collateral(config.attester, home, now=now_s, log=log),
         seed=seed,
+        max_waiting=max_waiting,
     )
 
 

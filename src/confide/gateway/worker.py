@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from confide.attester.base import Attester
+from confide.attester.base import MAX_WAITING, Attester
 from confide.attester.keys import DrawnSeed
 from confide.attester.nvidia import open_gpu
 from confide.config import Config
@@ -63,6 +63,7 @@ from confide.gateway.service import (
     watching,
 )
 from confide.gateway.tls import attested_chain, attested_tls
+from confide.gateway.turning import Turns, paced
 from confide.gateway.upstreams import SALT_BYTES, Upstreams, open_upstreams, served_models
 from confide.protocol.signature import Algo
 from confide.store.sharing import Sharing
@@ -76,13 +77,16 @@ ALONE_AFTER_S = 0.25
 
 @dataclass(frozen=True)
 class Shared:
-    """What workers are born with, and their parent knows. `plans`: of the embedded engines. `counts`: see Door."""
+    """What workers are born with, and their parent knows. `plans`: of the embedded engines. `counts`: see Door.
+    `turns`: that their loops turn.
+    """
 
     config: Config
     home: Path
     listener: socket.socket
     plans: tuple[EnginePlan, ...]
     counts: ConnectionCounts
+    turns: Turns
 
     def sharing(self, *, tidies: bool) -> Sharing:
         """How one of the processes uses the store."""
@@ -142,8 +146,9 @@ class Worker:
         self._may_listen: asyncio.Future[Listen] = loop.create_future()
         self._line = await Line.open(end, ToWorker, self._received, lambda: os._exit(1))
         self._config = configured(self._shared.config, await self._begun)
+        turning = paced(self._config.server.worker_timeout_s, lambda: self._shared.turns.turned(self._number - 1))
         try:
-            async with contextlib.AsyncExitStack() as closing:
+            async with watching(turning, "turning"), contextlib.AsyncExitStack() as closing:
                 await self._serve(closing)
         except ConfideError as error:
             self._line.send(HasFailed(error.message, error.remedy))
@@ -155,8 +160,9 @@ class Worker:
         store = open_store(config.store.url, home, config.store, sharing=self._shared.sharing(tidies=False))
         closing.push_async_callback(store.close)
         authenticator = await known_keys(store, config, closing)
-        attester = await attester_of(config, home, log, self._secrets.seed)
-        gpu = await open_gpu(config.attester, home, attester)
+        most = own_share(MAX_WAITING, self._number, config.server.workers)
+        attester = await attester_of(config, home, log, self._secrets.seed, max_waiting=most)
+        gpu = await open_gpu(config.attester, home, attester, max_waiting=most)
         chain = attested_chain(config, attester)
         attested_tls(config, attester, chain)  # now, rather than when everybody waits
         upstreams = await closing.enter_async_context(
@@ -279,6 +285,13 @@ class Worker:
 def configured(config: Config, message: Begin | Stage) -> Config:
     """The configuration with what a reload may change as the parent says."""
     return msgspec.structs.replace(config, upstream=message.upstream, model=message.model)
+
+
+def own_share(whole: int, number: int, workers: int) -> int:
+    """What worker `number`, from 1, has of a `whole` that is bounded over all: together they have no more than that, as
+    long as there is one for each.
+    """
+    return max(1, whole // workers + (number <= whole % workers))
 
 
 def identity_of(attester: Attester) -> str:

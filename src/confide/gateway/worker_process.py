@@ -19,6 +19,7 @@ from confide.gateway.control import (
     WrongKey,
 )
 from confide.gateway.forkserver import Forked, ForkServer
+from confide.gateway.turning import Silence
 
 LOOK_IN_LOG = "The log says what it met."
 
@@ -43,6 +44,7 @@ class WorkerProcess:
         self.listens = asyncio.Event()
         self.is_gone = asyncio.Event()
         self.staged: asyncio.Future[HasStaged] = loop.create_future()
+        self.silence = Silence()
         self._staging = 0
         self._asked = asked
         self._left = left
@@ -78,6 +80,11 @@ class WorkerProcess:
         if message.number == self._staging and not self.staged.done():  # else it answers to an earlier one
             self.staged.set_result(message)
 
+    def let_go(self) -> None:
+        """Count it as gone, whatever becomes of the process: it does not answer any more."""
+        self._has_staged(no_answer(self._staging))  # and has not agreed to what it was asked
+        self._line.abort()
+
     def _received(self, message: ToParent) -> None:
         match message:
             case Acquire() | PassOn() | Release():
@@ -106,3 +113,8 @@ class WorkerProcess:
         if not self.opened.done():
             self.opened.set_exception(ConfigError(message, remedy=remedy))
             self.opened.exception()  # seen: nobody may be waiting any more
+
+
+def no_answer(number: int) -> HasStaged:
+    """What stands for the answer of a worker that gives none. `number`: of the reload."""
+    return HasStaged(number, "a worker does not answer", LOOK_IN_LOG)

@@ -8,7 +8,8 @@
     SIGTERM -> workers drain, and end -> engine, store, lock released
 
 A worker that ends is started again, with back-off while it does not last; what it held, slots of the engine and its
-place at the socket, is free at once, and the others go on. The service ends when workers cannot start at all.
+place at the socket, is free at once, and the others go on. One that hangs is ended (`gateway/turning.py`). The service
+ends when workers cannot start at all.
 """
 
 import asyncio
@@ -45,6 +46,7 @@ from confide.gateway.reload import (
     watch_hangups,
 )
 from confide.gateway.service import Announce, Service, now_s, require_key, simulated_root, watching
+from confide.gateway.turning import Turns
 from confide.gateway.upstreams import Upstreams, open_upstreams
 from confide.gateway.worker import Shared, prepare
 from confide.store.lock import lock_state
@@ -67,6 +69,7 @@ def serve(
             listener=listener,
             plans=tuple(engine_plan(model, config, home) for model in config.model if config.is_embedded(model)),
             counts=ConnectionCounts(config.server.workers),
+            turns=Turns(config.server.workers),
         )
         for plan in shared.plans:
             closing.callback(remove_socket, Path(plan.settings.socket_path))  # where the engine was never started
@@ -93,7 +96,7 @@ async def lead(shared: Shared, control: socket.socket, announce: Announce, log: 
         )
         slots = {name: each for plan in shared.plans for name, each in slots_of(plan, config).items()}
         services = {name: SlotService(name, each) for name, each in slots.items()}
-        crew = Crew(config, forks, services, shared.counts, log)
+        crew = Crew(config, forks, services, shared.counts, shared.turns, log)
         closing.push_async_callback(crew.kill)
         lead_upstreams(upstreams, crew)
         opened = await crew.open_all()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agent_socket import Switchboard, switchboard
-from confide.attester.dstack import KEYS, MAX_WAITING, RECEIPT, DstackAttester
+from confide.attester.base import MAX_WAITING
+from confide.attester.dstack import KEYS, RECEIPT, DstackAttester
 from confide.attester.dstack_agent import Endpoint, GuestAgent
 from confide.attester.epochs import KeysetEpochs
 from confide.attester.keys import ReleasedSecret, WorkloadKeys
@@ -277,9 +278,10 @@ async def test_many_requests_get_each_their_own_quote(board: Switchboard) -> Non
     assert [tdx_report_data(each.quote) for each in evidence] == asked
 
 
-async def test_too_many_requests_are_told_to_come_back(board: Switchboard) -> None:
-    attester = await opened(board, ScriptedAgent())
-    waiting = [asyncio.create_task(attester.attest(REPORT_DATA)) for _ in range(MAX_WAITING)]
+@pytest.mark.parametrize(("most", "options"), [(MAX_WAITING, {}), (2, {"max_waiting": 2})])
+async def test_too_many_requests_are_told_to_come_back(board: Switchboard, most: int, options: dict[str, int]) -> None:
+    attester = await opened(board, ScriptedAgent(), **options)
+    waiting = [asyncio.create_task(attester.attest(REPORT_DATA)) for _ in range(most)]
     await asyncio.sleep(0)
     with pytest.raises(NotReady, match="too many"):
         await attester.attest(REPORT_DATA)

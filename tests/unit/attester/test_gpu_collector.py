@@ -17,8 +17,9 @@ import pytest
 
 from confide import config
 from confide.attester import gpu_sources as sources
+from confide.attester.base import MAX_WAITING
 from confide.attester.gpu_sources import GpuFailed, from_command, from_file, from_nvml, from_url
-from confide.attester.nvidia import MAX_WAITING, GpuCollector, open_gpu
+from confide.attester.nvidia import GpuCollector, open_gpu
 from confide.attester.simulated import SimulatedAttester
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.evidence.nvidia import verify_gpu_payload
@@ -80,7 +81,8 @@ async def test_a_nonce_has_32_bytes(length: int) -> None:
         await GpuCollector(lambda nonce: gpu_payload(DEVICES, nonce)).payload(bytes(length))
 
 
-async def test_one_collection_at_a_time_and_only_so_many_waiting() -> None:
+@pytest.mark.parametrize(("allowed", "options"), [(MAX_WAITING, {}), (2, {"max_waiting": 2})])
+async def test_one_collection_at_a_time_and_only_so_many_waiting(allowed: int, options: dict[str, int]) -> None:
     inside, most = 0, 0
 
     def slow(nonce: bytes) -> str:
@@ -91,8 +93,8 @@ async def test_one_collection_at_a_time_and_only_so_many_waiting() -> None:
         inside -= 1
         return gpu_payload(DEVICES[:1], nonce)
 
-    collector = GpuCollector(slow)
-    nonces = [number.to_bytes(32, "big") for number in range(MAX_WAITING + 3)]
+    collector = GpuCollector(slow, **options)
+    nonces = [number.to_bytes(32, "big") for number in range(allowed + 3)]
     answers = await asyncio.gather(*map(collector.payload, nonces), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, NotReady)]
     assert (len(refused), most) == (3, 1)

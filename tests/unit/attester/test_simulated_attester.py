@@ -11,8 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from confide.attester.base import MAX_WAITING
 from confide.attester.seed import load_seed
-from confide.attester.simulated import MAX_WAITING, SimulatedAttester, require_report_data
+from confide.attester.simulated import SimulatedAttester, require_report_data
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.protocol.legacy_report import attestation, legacy_report, pick_attestation
 from confide.protocol.signature import Algo
@@ -112,8 +113,12 @@ async def test_many_requests_at_once_get_each_their_own_quote(attester: Simulate
     assert [each.quote[568:632] for each in evidence] == asked
 
 
-async def test_too_many_requests_are_told_to_come_back(attester: SimulatedAttester) -> None:
-    asked = (attester.attest(REPORT_DATA) for _ in range(MAX_WAITING + 3))
+@pytest.mark.parametrize(("most", "options"), [(MAX_WAITING, {}), (2, {"max_waiting": 2})])
+async def test_too_many_requests_are_told_to_come_back(
+    tmp_path: Path, clock: Clock, most: int, options: dict[str, int]
+) -> None:
+    attester = SimulatedAttester(tmp_path, clock, **options)
+    asked = (attester.attest(REPORT_DATA) for _ in range(most + 3))
     answers = await asyncio.gather(*asked, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, NotReady)]
     assert len(refused) == 3

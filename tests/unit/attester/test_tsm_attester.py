@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from confide.attester.base import MAX_WAITING
 from confide.attester.keys import DrawnSeed
 from confide.attester.one_thread import OneThread
-from confide.attester.tsm import MAX_WAITING, TsmAttester, pem, snp_certificates
+from confide.attester.tsm import TsmAttester, pem, snp_certificates
 from confide.attester.tsm_report import TsmReader
 from confide.errors import ConfigError, InternalError, NotReady
 from confide.evidence.quote import parse_quote
@@ -36,8 +37,11 @@ def snp() -> SimulatedSnpPlatform:
     return platform()
 
 
-async def opened(files: SimulatedConfigfs, seed: DrawnSeed | None = None) -> TsmAttester:
-    return await TsmAttester.open(TsmReader(files, Path("/tsm"), pause=lambda _: None), seed=seed)
+async def opened(
+    files: SimulatedConfigfs, seed: DrawnSeed | None = None, *, max_waiting: int = MAX_WAITING
+) -> TsmAttester:
+    reader = TsmReader(files, Path("/tsm"), pause=lambda _: None)
+    return await TsmAttester.open(reader, seed=seed, max_waiting=max_waiting)
 
 
 async def test_a_tdx_guest_quotes_exactly_what_was_given(tdx: SimulatedTdxPlatform) -> None:
@@ -164,7 +168,10 @@ async def test_many_requests_at_once_get_each_their_own(tdx: SimulatedTdxPlatfor
     assert [each.report_data for each in evidence] == asked == [each.quote[568:632] for each in evidence]
 
 
-async def test_a_platform_that_hangs_fills_its_queue_once_and_then_refuses_at_once(tdx: SimulatedTdxPlatform) -> None:
+@pytest.mark.parametrize("most", [MAX_WAITING, 2])
+async def test_a_platform_that_hangs_fills_its_queue_once_and_then_refuses_at_once(
+    tdx: SimulatedTdxPlatform, most: int
+) -> None:
     freed = threading.Event()
 
     def hanging(data: bytes) -> bytes:
@@ -172,9 +179,9 @@ async def test_a_platform_that_hangs_fills_its_queue_once_and_then_refuses_at_on
             freed.wait(20)
         return tdx.quote(data)
 
-    attester = await opened(SimulatedConfigfs(hanging, provider="tdx_guest"))
+    attester = await opened(SimulatedConfigfs(hanging, provider="tdx_guest"), max_waiting=most)
     attester._thread._deadline_s = 0.05
-    late = await asyncio.gather(*(attester.attest(REPORT_DATA) for _ in range(MAX_WAITING)), return_exceptions=True)
+    late = await asyncio.gather(*(attester.attest(REPORT_DATA) for _ in range(most)), return_exceptions=True)
     assert all(isinstance(each, NotReady) and "within" in each.message for each in late)
     attester._thread._deadline_s = 60
     with pytest.raises(NotReady, match="too many") as caught:

@@ -95,6 +95,16 @@ async def test_a_line_carries_large_messages_both_ways_and_tells_of_its_end() ->
     assert await came.get() == large
     other.send(HasFailed("y" * 3_000_000, None))
     assert (await came.get()).message == "y" * 3_000_000
-    other.close()
+    other.abort()
     await lost.wait()
     one.send(Drain())  # to nobody
+
+
+async def test_a_line_ends_though_the_other_end_takes_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    lost = asyncio.Event()
+    with theirs:
+        line = await Line.open(ours, ToParent, print, lost.set)
+        line.send(SessionStands("second", None, "x" * 3_000_000))
+        line.abort()
+        await lost.wait()
