@@ -13,6 +13,7 @@ import pytest_asyncio
 from confide.config import Config
 from confide.protocol.canonical import digest_of
 from gateway_app import MODEL, ScriptedGateway, serving_scripted
+from left_behind import soon
 from relay_app import answered, local, model, serving_upstreams, streamed
 from scripted import CLOSE, HANG, LAST_CHUNK, Script, ScriptedUpstream, chunk, response, sse_head
 
@@ -120,6 +121,20 @@ async def test_echo_of_tokens_asks_the_engine_what_they_stand_for(gateway: Scrip
     gateway.follow([response(b'{"error":{"code":500}}', status=b"500 No")])
     refused = await complete(gateway, prompt=[1, 2], echo=True)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+
+
+async def test_tokens_wait_for_a_slot_before_the_engine_tells_them(gateway: ScriptedGateway) -> None:
+    """Many that ask at once would take the connections that the answers under way need."""
+    gateway.follow([response(b'{"content":"Once"}', b"Content-Type: application/json")], continuing(" upon"))
+    asked, taken = len(gateway.engine.requests), gateway.slots.free
+    for _ in range(taken):
+        await gateway.slots.acquire()
+    asking = asyncio.create_task(complete(gateway, prompt=[1, 2], echo=True))
+    await soon(lambda: gateway.slots.waiting == 1)
+    assert len(gateway.engine.requests) == asked
+    for _ in range(taken):
+        gateway.slots.release()
+    assert (await asking).json()["choices"][0]["text"] == "Once upon"
 
 
 @pytest.mark.parametrize("script", [[response(b"{}")], [response(b"[")], [CLOSE]])

@@ -89,17 +89,23 @@ def refuse_longer(request: ChatRequest, context_length: int) -> None:
 
     The engine counts tokens first, and 30 MB keep it busy for a minute, whether or not the client is still there.
     """
-    length = characters(msgspec.to_builtins(request.messages)) + characters(msgspec.to_builtins(request.tools))
-    if length > context_length * CHARACTERS_A_TOKEN:
-        raise InvalidRequest(
-            f"the prompt has {length} characters; this model takes {context_length} tokens", param="messages"
-        )
+    most = context_length * CHARACTERS_A_TOKEN
+    length = 0
+    for part in (*request.messages, *(request.tools or ())):
+        length += characters(msgspec.to_builtins(part), most)
+        if length > most:
+            raise InvalidRequest(
+                f"the prompt has more than {most} characters; this model takes {context_length} tokens",
+                param="messages",
+            )
 
 
-def characters(value: object) -> int:
-    """Of all text inside a JSON value, names of members included and images left out."""
+def characters(value: object, most: int) -> int:
+    """Of all text inside a JSON value, names of members included and images left out. It counts on until there are more
+    than `most`: a body may have millions of them in pieces of one.
+    """
     count, waiting = 0, [value]
-    while waiting:
+    while waiting and count <= most:
         match waiting.pop():
             case str() as text:
                 count += len(text)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from confide.engine import shaping
 from confide.engine.answer import Mode
 from confide.engine.facts import SUPPORTED, EngineFacts
 from confide.engine.sampling import ENGINE_RANDOM_SEED
@@ -324,7 +325,26 @@ def test_text_that_cannot_fit_is_refused_before_the_engine_counts_its_tokens() -
 
 
 def test_images_do_not_count_as_text() -> None:
-    assert characters([{"a": "bc", "d": ["e", 1, None]}, {"type": "image_url", "image_url": {"url": "x" * 999}}]) == 5
+    value = [{"a": "bc", "d": ["e", 1, None]}, {"type": "image_url", "image_url": {"url": "x" * 999}}]
+    assert characters(value, most=100) == 5
+
+
+@pytest.mark.parametrize("messages", [100_000, 1])
+def test_what_is_far_too_long_is_not_counted_to_its_end(monkeypatch: pytest.MonkeyPatch, messages: int) -> None:
+    """In one message or in many, each piece of which is short: counting them all would hold up everybody else."""
+    looked: list[object] = []
+
+    def looking(value: object, most: int) -> int:
+        looked.append(value)
+        return characters(value, most)
+
+    parts = [{"type": "text", "text": "x"}] * (100_000 // messages)
+    asked = parse_chat(msgspec.json.encode({**HI, "messages": [{"role": "user", "content": parts}] * messages}))
+    monkeypatch.setattr(shaping, "characters", looking)
+    with pytest.raises(InvalidRequest, match="more than 640 characters"):
+        refuse_longer(asked, 10)
+    assert len(looked) < 100
+    assert characters(["x"] * 100_000, most=100) == 101
 
 
 @pytest.mark.parametrize(

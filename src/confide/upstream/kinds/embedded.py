@@ -151,8 +151,12 @@ class EmbeddedUpstream:
             return await asyncio.to_thread(compile_grammar, constraint.grammar, param=constraint.param)
 
     async def text_of(self, tokens: Sequence[int]) -> str:
-        """See text_completion.Tokenized.text_of."""
-        status, body = await self._ask(b"/detokenize", {"tokens": tokens})
+        """See text_completion.Tokenized.text_of. In a slot's turn: the engine has so many connections and no more."""
+        await self.slots.acquire()
+        try:
+            status, body = await self._ask(b"/detokenize", {"tokens": tokens})
+        finally:
+            self.slots.release()
         if status != 200:
             raise InvalidRequest("holds token ids that this model does not have", param="prompt")
         return decoded(body, Detokenized).content
