@@ -238,11 +238,11 @@ class Crew:
         for worker in tuple(self._workers.values()):
             found = worker.silence.look(self._turns.of(worker.number - 1)) if worker.is_open else Found.TURNING
             if found is Found.HUNG:
-                bound_ms = round(1000 * self._config.server.worker_timeout_s)
-                self._log.write("worker.hung", worker=worker.number, pid=worker.process.pid.result(), ms=bound_ms)
-            elif found is Found.STILL_HUNG:
                 self._forks.kill(worker.number)
                 worker.let_go()
+            if found is not Found.TURNING:
+                event = f"worker.{found.name.lower()}"
+                self._log.write(event, worker=worker.number, pid=worker.process.pid.result())
 
     async def _ended(self, worker: WorkerProcess) -> None:
         """Until the process is gone and was reaped."""

@@ -5,8 +5,8 @@ open, and nobody ever answers on them. To its parent it is one whose number stan
 
 What is counted are looks, and not seconds. A parent that was stopped itself, or held up like everybody on a machine
 that is too busy or asleep, has not looked meanwhile, and such a time is held against nobody: workers that were held up
-with it go on when it does. For the same reason a worker is not ended by the look that finds it hung, but by the next
-one: what is said of it in between goes to the log, and where nobody reads that, it may have held the worker up too.
+with it go on when it does. For the same reason the parent writes to the log that a worker is late, well before it ends
+it: where nobody reads the log, that is where both are held up, and once it is read the worker has time to go on.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from enum import Enum, auto
 from confide.gateway.counters import counters
 
 LOOKS = 20  # within the bound: with more of them it is kept more exactly, and everybody is woken more often
+LATE_AFTER = LOOKS * 3 // 4
 HUNG_AFTER = LOOKS + 1  # it may have turned, and been seen, just before it was held up: the bound is over by this one
 WRAP = 2**31
 
@@ -38,9 +39,9 @@ class Turns:
 class Found(Enum):
     """What a look found."""
 
-    TURNING = auto()
-    HUNG = auto()  # for the first time: it has not turned for as long as the bound
-    STILL_HUNG = auto()
+    TURNING = auto()  # or not for long
+    LATE = auto()  # once, when three quarters of the bound are over
+    HUNG = auto()  # all of it
 
 
 class Silence:
@@ -54,9 +55,9 @@ class Silence:
         """`turns`: see `Turns.of`. To be called at the pace of `paced`."""
         self._looks = self._looks + 1 if turns == self._seen else 0
         self._seen = turns
-        if self._looks < HUNG_AFTER:
-            return Found.TURNING
-        return Found.HUNG if self._looks == HUNG_AFTER else Found.STILL_HUNG
+        if self._looks >= HUNG_AFTER:
+            return Found.HUNG
+        return Found.LATE if self._looks == LATE_AFTER else Found.TURNING
 
 
 async def paced(bound_s: float, step: Callable[[], None]) -> None:
