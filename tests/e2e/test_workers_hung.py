@@ -180,10 +180,11 @@ def test_a_log_that_nobody_reads_for_a_while_ends_nobody(tmp_path: Path, upstrea
     log = tmp_path / "home" / "stderr.txt"
     log.parent.mkdir(mode=0o700)
     with (
-        read_later(log) as (may_read, lines),
+        reading(log) as (may_read, lines),
         serving(tmp_path, upstream, BOUND_S) as service,
         busy(service, 8) as askers,
     ):
+        may_read.clear()
         until(lambda: is_at_a_standstill(askers))
         before = len(answers(askers))
         time.sleep(1.5 * BOUND_S)
@@ -197,13 +198,17 @@ def test_a_log_that_nobody_reads_for_a_while_ends_nobody(tmp_path: Path, upstrea
 
 
 @contextmanager
-def read_later(log: Path) -> Iterator[tuple[threading.Event, list[bytes]]]:
-    """A log that takes what a pipe holds until the event is set; its lines when the block has ended."""
+def reading(log: Path) -> Iterator[tuple[threading.Event, list[bytes]]]:
+    """A log that is read while the event is set, as it is at first, and otherwise takes what a pipe holds. All its lines
+    are there when the block has ended.
+    """
     may_read, lines = threading.Event(), list[bytes]()
+    may_read.set()
 
     def read() -> None:
-        may_read.wait()
-        lines.extend(iter(pipe.readline, END))
+        for line in iter(pipe.readline, END):
+            lines.append(line)
+            may_read.wait()
 
     os.mkfifo(log)
     with open(os.open(log, os.O_RDWR), "rb") as pipe:  # open for writing too, so that it has no end
