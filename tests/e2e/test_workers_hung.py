@@ -199,8 +199,9 @@ def test_a_log_that_nobody_reads_for_a_while_ends_nobody(tmp_path: Path, upstrea
 
 @contextmanager
 def reading(log: Path) -> Iterator[tuple[threading.Event, list[bytes]]]:
-    """A log that is read while the event is set, as it is at first, and otherwise takes what a pipe holds. All its lines
-    are there when the block has ended.
+    """A log that is read while the event is set, as it is at first, and otherwise takes what a pipe holds.
+
+    All its lines are there when the block has ended.
     """
     may_read, lines = threading.Event(), list[bytes]()
     may_read.set()
