@@ -237,12 +237,12 @@ class Crew:
         """End the workers that hang. What they held is free at once; that they are started again is up to `_keep`."""
         for worker in tuple(self._workers.values()):
             found = worker.silence.look(self._turns.of(worker.number - 1)) if worker.is_open else Found.TURNING
-            if found is Found.HUNG:
+            if found is Found.LATE:
+                self._log.write("worker.late", worker=worker.number, pid=worker.process.pid.result())
+            elif found is Found.HUNG:
                 self._forks.kill(worker.number)
                 worker.let_go()
-            if found is not Found.TURNING:
-                event = f"worker.{found.name.lower()}"
-                self._log.write(event, worker=worker.number, pid=worker.process.pid.result())
+                self._log.write("worker.hung", worker=worker.number, pid=worker.process.pid.result())
 
     async def _ended(self, worker: WorkerProcess) -> None:
         """Until the process is gone and was reaped."""
