@@ -280,7 +280,7 @@ async def test_a_response_that_stops_before_any_of_its_bytes_is_stalled(place: P
             body = delivered(parts, length)
             sent = [stream[:length]] if length else []
             cases.append(Case([*sent, HANG], Stalled, body, phase="idle" if body else "first_byte"))
-    limits = Timeouts(connect_s=20, first_byte_s=2 * SHORT_S, idle_s=SHORT_S)
+    limits = Timeouts(connect_s=20, first_byte_s=6 * SHORT_S, idle_s=SHORT_S)
     async with place.serving(limits, max_connections=len(cases)) as (upstream, channel):
         counted(await play(upstream, channel, cases, at_once=len(cases)))
 
