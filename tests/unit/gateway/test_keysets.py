@@ -18,6 +18,7 @@ from confide.gateway.keysets import Archive, CurrentKeyset, Reports, epochs_of
 from confide.protocol.report import SourceProvenance, binds, parse_report
 from confide.store import SqliteStore
 from confide.telemetry.logs import Log
+from left_behind import soon
 from store_builders import opened
 
 NOW = 1_790_000_000
@@ -200,4 +201,5 @@ async def test_the_watch_goes_on_after_a_failure_and_says_so(
     scene.attester.failures = [failure]
     async with watching(scene):
         await until_kept(scene, scene.digest)
+        await soon(lambda: len(scene.log()) == 2)  # it is kept before it is said
     assert [line.get("error") for line in scene.log()] == [failure.type, None]  # type: ignore[attr-defined]  # of ours
