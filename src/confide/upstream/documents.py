@@ -5,7 +5,9 @@ Each is one GET over a connection of its own, to the address that prompts go to.
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import httpx2
 
@@ -41,10 +43,13 @@ class Documents:
         Raises CannotVerify, DoesNotHold for a document that is none.
         """
         timeout = {"connect": CONNECT_S, "read": WITHIN_S, "write": WITHIN_S, "pool": WITHIN_S}
-        request = httpx2.Request("GET", self.root + path, headers=self._headers, extensions={"timeout": timeout})
+        opened = Opened()
+        extensions = {"timeout": timeout, "trace": opened.trace}
+        request = httpx2.Request("GET", self.root + path, headers=self._headers, extensions=extensions)
         try:
             async with (
                 asyncio.timeout(WITHIN_S),
+                opened,
                 httpx2.AsyncHTTPTransport(verify=any_key(), trust_env=False) as transport,
             ):
                 response = await transport.handle_async_request(request)
@@ -54,6 +59,33 @@ class Documents:
                     await response.aclose()
         except (httpx2.TransportError, ssl.SSLError, OSError) as error:
             raise CannotVerify(f"its attestation could not be fetched: {type(error).__name__}") from error
+
+
+class Opened:
+    """Closes the connections of one request, however that ends: one whose TLS handshake is cancelled the library does
+    not close, nor does it close with its transport.
+    """
+
+    def __init__(self) -> None:
+        self._streams: list[AsyncClosing] = []
+
+    async def trace(self, event: str, members: Mapping[str, Any]) -> None:
+        """The library's account of itself (httpx2's extension `trace`)."""
+        if event == "connection.connect_tcp.complete":
+            self._streams.append(members["return_value"])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for stream in self._streams:
+            await stream.aclose()
+
+
+class AsyncClosing(Protocol):
+    """What can be closed, once or more often."""
+
+    async def aclose(self) -> None: ...
 
 
 def any_key() -> ssl.SSLContext:

@@ -1,5 +1,6 @@
 """What an upstream shows of itself is fetched over a bounded connection, whose key is noted."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from confide.upstream import documents
 from confide.upstream.documents import Documents
 from confide.upstream.verified import CannotVerify
+from left_behind import nothing_left
 from scripted import REPEAT, ScriptedUpstream, chunk, response, server_tls, sse_head
 from tls_files import self_signed
 
@@ -25,3 +27,24 @@ async def test_the_key_is_noted_with_the_document(tmp_path: Path) -> None:
         found = await Documents(f"https://127.0.0.1:{upstream.port}").get("/v1/aci/attestation")
     assert (found.body, len(found.spki_sha256)) == (b"{}", 32)
     assert found.spki_sha256 != bytes(32)
+
+
+@pytest.mark.both_loops
+async def test_who_stops_waiting_in_the_handshake_leaves_no_connection() -> None:
+    said = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)  # of the hello, which nothing answers
+        said.set()
+        await reader.read()
+        writer.close()
+
+    async with nothing_left():
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        asking = asyncio.create_task(Documents(f"https://127.0.0.1:{port}").get("/v1/aci/attestation"))
+        await said.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        server.close()
